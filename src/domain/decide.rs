@@ -1,0 +1,220 @@
+//! What follows: the one place where the fate of a delivery is decided. Log, metric, broker and dead letter all consume
+//! the value that comes out here.
+//!
+//! ```text
+//!                        ┌────────────────────────────── wait (ladder) ◀─┐
+//!                        ▼                                               │ Retry
+//!  event ──▶ routed ──▶ attempt ──▶ Reply ──▶ decide ──▶ Delivered       │
+//!              │                                 ├───────────────────────┘
+//!              │                                 └──▶ Dead: exhausted, expired, gone
+//!              └──▶ unknown integrator or endpoint ──▶ wait, then rejected or Dead: endpoint_removed
+//! ```
+
+use std::time::Duration;
+
+use super::dead::DeadReason;
+use super::history::History;
+use super::ladder::{Ladder, Rung};
+use super::reply::{Outcome, Reply};
+use super::retry::{RetryPolicy, Window};
+use super::time::Timestamp;
+
+/// What follows an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Verdict {
+    /// The endpoint has it.
+    Delivered,
+    /// Try again after a wait.
+    Retry(Wait),
+    /// Give up; the delivery goes to the dead letters.
+    Dead(DeadReason),
+}
+
+impl Verdict {
+    /// The name in logs and metrics.
+    #[must_use]
+    pub const fn as_str(&self) -> &'static str {
+        match self {
+            Self::Delivered => "delivered",
+            Self::Retry(_) => "retry",
+            Self::Dead(_) => "dead",
+        }
+    }
+}
+
+/// A stay in the ladder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Wait {
+    /// The queue to wait in.
+    pub rung: Rung,
+    /// When the wait ends.
+    pub due_at: Timestamp,
+    /// Set when the ladder has no rung as long as the wait: whoever gets the message before this time puts it back.
+    pub hold_until: Option<Timestamp>,
+}
+
+impl Wait {
+    /// The wait from `now` on in a rung between two delays.
+    fn between(ladder: &Ladder, window: Window, now: Timestamp, dice: f64) -> Self {
+        Self::on(ladder.between(window.earliest, window.latest, dice), window.earliest, now)
+    }
+
+    /// The wait from `now` on for at least `delay`.
+    #[must_use]
+    pub fn at_least(ladder: &Ladder, delay: Duration, now: Timestamp) -> Self {
+        Self::on(ladder.at_least(delay), delay, now)
+    }
+
+    fn on(rung: Rung, asked: Duration, now: Timestamp) -> Self {
+        let in_one_hop = rung.delay() >= asked;
+        let due_at = now.plus(rung.delay().max(asked));
+        Self { rung, due_at, hold_until: (!in_one_hop).then_some(due_at) }
+    }
+}
+
+/// The rules of one endpoint.
+#[derive(Debug, Clone, Copy)]
+pub struct Rules<'a> {
+    /// When to try again and when to stop.
+    pub policy: &'a RetryPolicy,
+    /// The waits that exist.
+    pub ladder: &'a Ladder,
+}
+
+/// Decides what follows an attempt. `history` includes that attempt; `dice` is 0 included to 1 excluded.
+///
+/// Only a 2xx is a delivery, and a 410 is final. Everything else is tried again after the schedule's wait, on 429 and
+/// 503 not before the answer's `Retry-After`, until the policy's attempts or age are used up.
+#[must_use]
+pub fn decide(history: &History, reply: &Reply, rules: Rules<'_>, now: Timestamp, dice: f64) -> Verdict {
+    match reply.outcome {
+        Outcome::Answered { status: 200..=299, .. } => return Verdict::Delivered,
+        Outcome::Answered { status: 410, .. } => return Verdict::Dead(DeadReason::Gone),
+        Outcome::Answered { .. } | Outcome::Failed(_) => {}
+    }
+    if rules.policy.max_attempts.is_some_and(|limit| history.attempts >= limit) {
+        return Verdict::Dead(DeadReason::Exhausted);
+    }
+    let wait = Wait::between(rules.ladder, window(history, reply, rules.policy, now), now, dice);
+    if wait.due_at > history.received_at.plus(rules.policy.max_age) {
+        return Verdict::Dead(DeadReason::Expired);
+    }
+    Verdict::Retry(wait)
+}
+
+/// The schedule's window, moved to what the endpoint asked for where that is later. Jitter then only adds.
+fn window(history: &History, reply: &Reply, policy: &RetryPolicy, now: Timestamp) -> Window {
+    let scheduled = policy.window_after(history.attempts.max(1));
+    let asked = match reply.outcome {
+        Outcome::Answered { status: 429 | 503, retry_after: Some(retry_after) } => retry_after.wait(now).min(policy.max_retry_after),
+        _ => Duration::ZERO,
+    };
+    if asked <= scheduled.earliest {
+        return scheduled;
+    }
+    Window { earliest: asked, latest: scheduled.latest.max(asked.mul_f64(1.0 + policy.jitter.clamp(0.0, 1.0))) }
+}
+
+/// What follows when nobody by the event's integrator or endpoint is configured.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Unknown {
+    /// The configuration may be on its way.
+    Wait(Wait),
+    /// It has been waited for long enough.
+    GiveUp,
+}
+
+/// Waits as long again as it has waited so far, between one second's rung and one minute's, up to `patience` in all.
+#[must_use]
+pub fn decide_unknown(since: Timestamp, patience: Duration, ladder: &Ladder, now: Timestamp) -> Unknown {
+    let waited = now.since(since);
+    let left = patience.saturating_sub(waited);
+    if left.is_zero() {
+        return Unknown::GiveUp;
+    }
+    Unknown::Wait(Wait::at_least(ladder, waited.clamp(Duration::from_millis(1), Duration::from_secs(60)).min(left), now))
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::reply::{Failure, RetryAfter};
+
+    const NOW: Timestamp = Timestamp::from_millis(1_000_000_000);
+
+    fn history(attempts: u32) -> History {
+        History { attempts, ..History::new(NOW) }
+    }
+
+    fn answered(status: u16, retry_after: Option<RetryAfter>) -> Reply {
+        Reply { outcome: Outcome::Answered { status, retry_after }, took: Duration::from_millis(3) }
+    }
+
+    fn fate(history: &History, reply: &Reply, policy: &RetryPolicy) -> Verdict {
+        let ladder = Ladder::try_new(Duration::from_secs(1), Duration::from_secs(6 * 3600)).unwrap();
+        decide(history, reply, Rules { policy, ladder: &ladder }, NOW, 0.5)
+    }
+
+    #[test]
+    fn only_2xx_is_a_delivery_and_410_is_final_for_every_status() {
+        for status in 0..=u16::from(u8::MAX) * 4 {
+            let verdict = fate(&history(1), &answered(status, None), &RetryPolicy::default());
+            match status {
+                200..=299 => assert_eq!(verdict, Verdict::Delivered, "{status}"),
+                410 => assert_eq!(verdict, Verdict::Dead(DeadReason::Gone)),
+                _ => assert!(matches!(verdict, Verdict::Retry(_)), "{status}"),
+            }
+        }
+        let timeout = Reply { outcome: Outcome::Failed(Failure::Timeout), took: Duration::from_secs(15) };
+        assert!(matches!(fate(&history(1), &timeout, &RetryPolicy::default()), Verdict::Retry(_)));
+    }
+
+    #[test]
+    fn retry_after_counts_on_429_and_503_and_never_comes_early() {
+        for (status, expected) in [(429, 120), (503, 120), (500, 1), (301, 1)] {
+            let reply = answered(status, Some(RetryAfter::Delay(Duration::from_secs(120))));
+            let Verdict::Retry(wait) = fate(&history(1), &reply, &RetryPolicy::default()) else { panic!("{status}") };
+            let waited = wait.due_at.since(NOW);
+            assert!(waited >= Duration::from_secs(expected) && waited <= Duration::from_secs(expected * 5 / 4), "{status}: {waited:?}");
+        }
+    }
+
+    #[test]
+    fn a_short_retry_after_does_not_shorten_the_schedule() {
+        let reply = answered(503, Some(RetryAfter::Delay(Duration::ZERO)));
+        let Verdict::Retry(wait) = fate(&history(10), &reply, &RetryPolicy::default()) else { panic!() };
+        assert!(wait.due_at.since(NOW) >= Duration::from_secs(512 * 8 / 10));
+    }
+
+    #[test]
+    fn a_wait_longer_than_the_ladder_is_held_until_it_is_over() {
+        let day = Duration::from_secs(24 * 3600);
+        let reply = answered(503, Some(RetryAfter::Delay(Duration::from_secs(u64::from(u32::MAX)))));
+        let Verdict::Retry(wait) = fate(&history(1), &reply, &RetryPolicy::default()) else { panic!() };
+        assert_eq!(wait.hold_until, Some(NOW.plus(day)));
+        assert_eq!(wait.rung.delay(), Duration::from_secs(6 * 3600));
+    }
+
+    #[test]
+    fn dead_after_the_last_attempt_or_when_too_old() {
+        let three = RetryPolicy { max_attempts: Some(3), ..RetryPolicy::default() };
+        assert!(matches!(fate(&history(2), &answered(500, None), &three), Verdict::Retry(_)));
+        assert_eq!(fate(&history(3), &answered(500, None), &three), Verdict::Dead(DeadReason::Exhausted));
+        let old = History { received_at: Timestamp::from_millis(NOW.millis() - 72 * 3_600_000), ..history(1) };
+        assert_eq!(fate(&old, &answered(500, None), &RetryPolicy::default()), Verdict::Dead(DeadReason::Expired));
+    }
+
+    #[test]
+    fn the_unknown_waits_longer_and_longer_until_patience_ends() {
+        let ladder = Ladder::try_new(Duration::from_secs(1), Duration::from_secs(6 * 3600)).unwrap();
+        let patience = Duration::from_secs(600);
+        let (mut now, mut waits) = (NOW, 0);
+        while let Unknown::Wait(wait) = decide_unknown(NOW, patience, &ladder, now) {
+            now = wait.due_at;
+            waits += 1;
+        }
+        assert!((10..=20).contains(&waits), "{waits} hops");
+        let waited = now.since(NOW);
+        assert!(waited >= patience && waited <= patience + Duration::from_secs(1), "{waited:?}");
+    }
+}

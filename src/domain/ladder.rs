@@ -1,0 +1,174 @@
+//! The ladder of wait queues: the delays at which the broker can hold a message back.
+//!
+//! A queue with a TTL keeps every message for the same time, so each delay is a queue of its own, and a delay that is
+//! asked for becomes one of those that exist. Four rungs per doubling (1, 1.25, 1.5, 1.75) lie close enough together
+//! that a jitter of 20 % always has at least two rungs to choose from.
+
+use std::fmt;
+use std::time::Duration;
+
+/// One delay of the ladder, and by its [`fmt::Display`] the end of its queue's name (`1s`, `1250ms`, `6h`).
+#[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
+pub struct Rung(u64);
+
+impl Rung {
+    /// How long a message waits here.
+    #[must_use]
+    pub const fn delay(self) -> Duration {
+        Duration::from_millis(self.0)
+    }
+
+    /// The delay in milliseconds, as `x-message-ttl` wants it.
+    #[must_use]
+    pub const fn millis(self) -> u64 {
+        self.0
+    }
+}
+
+impl fmt::Display for Rung {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self.0 {
+            ms if ms % 3_600_000 == 0 => write!(f, "{}h", ms / 3_600_000),
+            ms if ms % 60_000 == 0 => write!(f, "{}m", ms / 60_000),
+            ms if ms % 1000 == 0 => write!(f, "{}s", ms / 1000),
+            ms => write!(f, "{ms}ms"),
+        }
+    }
+}
+
+/// Why two delays make no ladder.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub enum BadLadder {
+    /// The shortest delay is below [`Ladder::SHORTEST`].
+    #[error("the shortest wait is below 10 ms")]
+    TooShort,
+    /// The longest delay is below the shortest.
+    #[error("the longest wait is shorter than the shortest")]
+    Reversed,
+    /// The longest delay is over [`Ladder::LONGEST`].
+    #[error("the longest wait is over 7 days")]
+    TooLong,
+}
+
+/// All rungs, ascending and never empty.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Ladder(Vec<Rung>);
+
+impl Ladder {
+    /// No rung is shorter: below it the broker's own precision is the larger part of the wait.
+    pub const SHORTEST: Duration = Duration::from_millis(10);
+    /// No rung is longer; a longer wait takes several hops.
+    pub const LONGEST: Duration = Duration::from_secs(7 * 24 * 3600);
+
+    /// The rungs from `first` to `last`, both included.
+    ///
+    /// # Errors
+    /// [`BadLadder`] when the two are out of range or the wrong way round.
+    pub fn try_new(first: Duration, last: Duration) -> Result<Self, BadLadder> {
+        if first < Self::SHORTEST {
+            return Err(BadLadder::TooShort);
+        }
+        if last > Self::LONGEST {
+            return Err(BadLadder::TooLong);
+        }
+        let (first, last) = (millis(first), millis(last));
+        if last < first {
+            return Err(BadLadder::Reversed);
+        }
+        let octaves = std::iter::successors(Some(first), |base| base.checked_mul(2)).take_while(|base| *base < last);
+        let mut rungs: Vec<Rung> =
+            octaves.flat_map(|base| (4..8).map(move |quarter| Rung(base * quarter / 4))).filter(|rung| rung.0 < last).collect();
+        rungs.push(Rung(last));
+        Ok(Self(rungs))
+    }
+
+    /// The rungs, shortest first.
+    pub fn rungs(&self) -> impl Iterator<Item = Rung> + '_ {
+        self.0.iter().copied()
+    }
+
+    /// The shortest rung that is not earlier than `delay`, or the longest there is: whoever waits must then look at the
+    /// time again and wait for the rest.
+    #[must_use]
+    pub fn at_least(&self, delay: Duration) -> Rung {
+        let index = self.0.partition_point(|rung| rung.delay() < delay);
+        self.0[index.min(self.0.len() - 1)]
+    }
+
+    /// A rung between two delays, chosen by `dice` (0 included to 1 excluded); where no rung lies between them, the
+    /// shortest one that is not earlier.
+    #[must_use]
+    pub fn between(&self, earliest: Duration, latest: Duration, dice: f64) -> Rung {
+        let start = self.0.partition_point(|rung| rung.delay() < earliest);
+        let end = self.0.partition_point(|rung| rung.delay() <= latest);
+        match end.saturating_sub(start) {
+            0 => self.at_least(earliest),
+            choices => self.0[start + pick(choices, dice)],
+        }
+    }
+}
+
+/// An index below `choices`, each as likely as another.
+#[expect(
+    clippy::cast_possible_truncation,
+    clippy::cast_sign_loss,
+    clippy::cast_precision_loss,
+    reason = "a product of a small count and a number below 1"
+)]
+fn pick(choices: usize, dice: f64) -> usize {
+    ((choices as f64 * dice.clamp(0.0, 1.0)) as usize).min(choices - 1)
+}
+
+fn millis(duration: Duration) -> u64 {
+    u64::try_from(duration.as_millis()).unwrap_or(u64::MAX)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    fn default_ladder() -> Ladder {
+        Ladder::try_new(ms(1000), ms(6 * 3_600_000)).unwrap()
+    }
+
+    #[test]
+    fn four_rungs_per_doubling_from_the_first_to_the_last() {
+        let ladder = default_ladder();
+        let names: Vec<String> = ladder.rungs().map(|rung| rung.to_string()).collect();
+        assert_eq!(names[..9], ["1s", "1250ms", "1500ms", "1750ms", "2s", "2500ms", "3s", "3500ms", "4s"]);
+        assert_eq!(names.last().unwrap(), "6h");
+        assert_eq!(names.len(), 59);
+    }
+
+    #[test]
+    fn a_jitter_of_20_percent_has_at_least_two_rungs() {
+        let ladder = default_ladder();
+        for k in 1..14 {
+            let delay = ms(1000 << k);
+            let seen: std::collections::BTreeSet<_> =
+                (0..100).map(|d| ladder.between(delay.mul_f64(0.8), delay.mul_f64(1.2), f64::from(d) / 100.0)).collect();
+            assert!(seen.len() >= 2, "{delay:?}: {seen:?}");
+        }
+    }
+
+    #[test]
+    fn never_earlier_than_asked_unless_the_ladder_ends() {
+        let ladder = default_ladder();
+        assert_eq!(ladder.at_least(ms(0)).delay(), ms(1000));
+        assert_eq!(ladder.at_least(ms(1001)).delay(), ms(1250));
+        assert_eq!(ladder.at_least(ms(7 * 3_600_000)).delay(), ms(6 * 3_600_000));
+        assert_eq!(ladder.between(ms(1010), ms(1020), 0.5).delay(), ms(1250));
+    }
+
+    #[test]
+    fn a_ladder_has_limits() {
+        assert_eq!(Ladder::try_new(ms(9), ms(1000)), Err(BadLadder::TooShort));
+        assert_eq!(Ladder::try_new(ms(1000), ms(999)), Err(BadLadder::Reversed));
+        assert_eq!(Ladder::try_new(ms(1000), ms(8 * 24 * 3_600_000)), Err(BadLadder::TooLong));
+        assert_eq!(Ladder::try_new(ms(1000), ms(1000)).unwrap().rungs().count(), 1);
+    }
+}

@@ -1,0 +1,20 @@
+//! The pure core: what an event is, who gets it, what the request says, and what follows from the answer.
+//!
+//! Nothing here is async, reads a clock, throws dice, looks at the environment or does I/O; time and chance are
+//! arguments. `tests/architecture.rs` enforces it.
+
+pub mod dead;
+pub mod decide;
+pub mod decode;
+pub mod event;
+pub mod format;
+pub mod history;
+pub mod integrator;
+pub mod ladder;
+pub mod lane;
+pub mod names;
+pub mod reply;
+pub mod retry;
+pub mod route;
+pub mod sign;
+pub mod time;

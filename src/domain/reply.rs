@@ -1,0 +1,158 @@
+//! What came of one attempt to call an endpoint. A bad answer is a value here, never an error.
+
+use std::time::{Duration, SystemTime};
+
+use super::time::Timestamp;
+
+/// The outcome of one HTTP attempt.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Reply {
+    /// What the endpoint did.
+    pub outcome: Outcome,
+    /// From the start of the attempt to its outcome.
+    pub took: Duration,
+}
+
+/// What an endpoint did with a request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Outcome {
+    /// It answered, completely or up to the response limit.
+    Answered {
+        /// The HTTP status.
+        status: u16,
+        /// The header `retry-after`, where it could be read.
+        retry_after: Option<RetryAfter>,
+    },
+    /// There was no complete answer.
+    Failed(Failure),
+}
+
+/// Why there was no complete answer. A closed set: it labels metrics and dead letters.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Failure {
+    /// The total time limit ended before the answer did.
+    Timeout,
+    /// The host's name could not be resolved.
+    Dns,
+    /// No connection could be made.
+    Connect,
+    /// The TLS handshake failed.
+    Tls,
+    /// Our own rules forbid the address or the URL.
+    Blocked,
+    /// The connection broke before the answer was complete.
+    Disconnected,
+    /// What came back is not HTTP.
+    NotHttp,
+    /// Anything else between here and there.
+    Other,
+}
+
+impl Failure {
+    /// The name in logs, metrics and headers.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Timeout => "timeout",
+            Self::Dns => "dns",
+            Self::Connect => "connect",
+            Self::Tls => "tls",
+            Self::Blocked => "blocked",
+            Self::Disconnected => "disconnected",
+            Self::NotHttp => "not_http",
+            Self::Other => "other",
+        }
+    }
+}
+
+/// When the endpoint wants to be asked again (RFC 9110, section 10.2.3).
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum RetryAfter {
+    /// So long after the answer.
+    Delay(Duration),
+    /// Not before this time.
+    At(Timestamp),
+}
+
+impl RetryAfter {
+    /// Reads the header's value: seconds, or an HTTP date in any of the three forms of RFC 9110. Anything else, negative
+    /// numbers and fractions among it, is `None`: the schedule then decides alone.
+    #[must_use]
+    pub fn parse(value: &str) -> Option<Self> {
+        let value = value.trim();
+        if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
+            // More digits than fit are still "later than any cap".
+            return Some(Self::Delay(Duration::from_secs(value.parse().unwrap_or(u64::from(u32::MAX)))));
+        }
+        let date = httpdate::parse_http_date(value).ok()?;
+        let since_epoch = date.duration_since(SystemTime::UNIX_EPOCH).ok()?;
+        Some(Self::At(Timestamp::from_millis(i64::try_from(since_epoch.as_millis()).ok()?)))
+    }
+
+    /// How long to wait from `now` on.
+    #[must_use]
+    pub fn wait(self, now: Timestamp) -> Duration {
+        match self {
+            Self::Delay(delay) => delay,
+            Self::At(at) => at.since(now),
+        }
+    }
+}
+
+impl Reply {
+    /// The HTTP status, where there was one.
+    #[must_use]
+    pub const fn status(&self) -> Option<u16> {
+        match self.outcome {
+            Outcome::Answered { status, .. } => Some(status),
+            Outcome::Failed(_) => None,
+        }
+    }
+
+    /// `2xx` to `5xx`, or the name of the failure: the closed set that labels metrics.
+    #[must_use]
+    pub const fn class(&self) -> &'static str {
+        match self.outcome {
+            Outcome::Answered { status: 200..=299, .. } => "2xx",
+            Outcome::Answered { status: 300..=399, .. } => "3xx",
+            Outcome::Answered { status: 400..=499, .. } => "4xx",
+            Outcome::Answered { status: 500..=599, .. } => "5xx",
+            Outcome::Answered { .. } => "other_status",
+            Outcome::Failed(failure) => failure.as_str(),
+        }
+    }
+
+    /// A short text on what went wrong, free of anything that the endpoint wrote; `None` for a 2xx.
+    #[must_use]
+    pub fn error(&self) -> Option<String> {
+        match self.outcome {
+            Outcome::Answered { status: 200..=299, .. } => None,
+            Outcome::Answered { status, .. } => Some(format!("answered {status}")),
+            Outcome::Failed(failure) => Some(failure.as_str().to_owned()),
+        }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn retry_after_is_seconds_or_a_date() {
+        assert_eq!(RetryAfter::parse(" 120 "), Some(RetryAfter::Delay(Duration::from_secs(120))));
+        let at = RetryAfter::At(Timestamp::from_millis(784_111_777_000));
+        for date in ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"] {
+            assert_eq!(RetryAfter::parse(date), Some(at), "{date}");
+        }
+        assert_eq!(at.wait(Timestamp::from_millis(784_111_770_000)), Duration::from_secs(7));
+        assert_eq!(at.wait(Timestamp::from_millis(784_111_779_000)), Duration::ZERO);
+    }
+
+    #[test]
+    fn a_strange_retry_after_is_ignored_and_a_huge_one_is_huge() {
+        for value in ["", "-1", "1.5", "1e30", "NaN", "soon", "Thu, 01 Jan 1970", "1, 2"] {
+            assert_eq!(RetryAfter::parse(value), None, "{value}");
+        }
+        assert_eq!(RetryAfter::parse(&"9".repeat(40)), Some(RetryAfter::Delay(Duration::from_secs(u64::from(u32::MAX)))));
+    }
+}

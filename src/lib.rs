@@ -1,0 +1,5 @@
+//! callbackd tells integrators what happened: it consumes a platform's events from RabbitMQ and delivers them over HTTP.
+
+pub mod clock;
+pub mod domain;
+pub mod telemetry;

@@ -1,0 +1,3 @@
+//! The command `callbackd`.
+
+fn main() {}

@@ -1,0 +1,218 @@
+//! Everything worth telling that happens in the worker, as one enum: the only source of log lines and metrics.
+//!
+//! Recording a fact is one call, so a log line, a counter and a test all see the same truth. No fact can hold a payload,
+//! a secret or a URL's path or query: the types that go in here do not print them.
+
+use std::time::Duration;
+
+use crate::domain::dead::{DeadReason, RejectReason};
+use crate::domain::decide::{Verdict, Wait};
+use crate::domain::integrator::{Endpoint, SkipReason};
+use crate::domain::names::{EndpointId, EventId, IntegratorKey, SourceName, Topic};
+use crate::domain::reply::Reply;
+
+/// Something that happened.
+#[derive(Debug)]
+#[non_exhaustive]
+pub enum Fact<'a> {
+    /// The process started to work.
+    Started {
+        /// Configured integrators.
+        integrators: usize,
+        /// Their endpoints.
+        endpoints: usize,
+    },
+    /// A connection to the broker is up and in use.
+    BrokerConnected {
+        /// The queue that it consumes, or `publish`.
+        link: &'a str,
+    },
+    /// A connection, channel or consumer ended or could not be made; it will be tried again.
+    BrokerLost {
+        /// The queue that it consumes, or `publish`.
+        link: &'a str,
+        /// Why, without the broker's URL.
+        error: &'a str,
+        /// The pause before the next try.
+        retry_in: Duration,
+    },
+    /// The broker stopped reading what we publish (memory or disk alarm); we wait.
+    BrokerBlocked {
+        /// The broker's words.
+        reason: &'a str,
+    },
+    /// The alarm is over.
+    BrokerUnblocked,
+    /// A message that the client library cannot read broke the connection: its queue is consumed one by one until the
+    /// broker has moved that message to the rejected.
+    Quarantined {
+        /// The queue.
+        queue: &'a str,
+    },
+    /// The queue is consumed as usual again.
+    QuarantineOver {
+        /// The queue.
+        queue: &'a str,
+    },
+    /// A copy was not confirmed; it is published again.
+    PublishFailed {
+        /// The queue it was meant for.
+        queue: &'a str,
+        /// Why.
+        error: &'a str,
+    },
+    /// Acknowledgements came too late for their channel: the broker delivers these messages again.
+    StaleAcks {
+        /// The queue.
+        queue: &'a str,
+        /// How many.
+        count: u64,
+    },
+    /// Exchanges, queues and bindings were declared, or found to be there.
+    TopologyReady {
+        /// Objects declared or checked.
+        objects: usize,
+    },
+    /// A message came in.
+    Received {
+        /// Where from.
+        source: &'a SourceName,
+        /// It came from the queue of retries that are due.
+        due: bool,
+        /// How much later than planned it came; only for retries.
+        late_by: Option<Duration>,
+    },
+    /// All deliveries of a message are settled and it is acknowledged.
+    Settled {
+        /// Where from.
+        source: &'a SourceName,
+        /// The furthest that any of its deliveries got.
+        outcome: EventOutcome,
+    },
+    /// An endpoint is not told of an event, on purpose.
+    Skipped {
+        /// The event.
+        event: EventRef<'a>,
+        /// The endpoint.
+        endpoint: &'a Endpoint,
+        /// Why.
+        reason: SkipReason,
+    },
+    /// Nobody by the event's integrator or endpoint is configured; it waits for the configuration.
+    WaitsForConfiguration {
+        /// The event.
+        event: EventRef<'a>,
+        /// The endpoint that a delivery names.
+        endpoint: Option<&'a EndpointId>,
+        /// How long.
+        wait: Wait,
+    },
+    /// An HTTP request was made and judged.
+    Attempted {
+        /// The event.
+        event: EventRef<'a>,
+        /// The endpoint.
+        endpoint: &'a Endpoint,
+        /// The message's id at this endpoint.
+        webhook_id: &'a str,
+        /// Counted from 1.
+        attempt: u32,
+        /// Bytes sent as the body.
+        request_bytes: usize,
+        /// What the endpoint did.
+        reply: &'a Reply,
+        /// What follows.
+        verdict: &'a Verdict,
+        /// From the event's publishing (or first receipt) to a delivery; only on delivery.
+        latency: Option<Duration>,
+    },
+    /// A delivery was given up and is among the dead letters (confirmed).
+    DeadLettered {
+        /// The event.
+        event: EventRef<'a>,
+        /// The endpoint.
+        endpoint: &'a EndpointId,
+        /// Why.
+        reason: DeadReason,
+        /// Attempts made.
+        attempts: u32,
+    },
+    /// A message is no delivery and is among the rejected (confirmed).
+    Rejected {
+        /// Where from.
+        source: &'a SourceName,
+        /// Its event, as far as it could be read.
+        event: Option<EventRef<'a>>,
+        /// The endpoint, where the event fits the others.
+        endpoint: Option<&'a EndpointId>,
+        /// Why.
+        reason: &'a RejectReason,
+    },
+    /// A new version of the integrators is in force.
+    Reloaded {
+        /// Integrators.
+        integrators: usize,
+        /// Their endpoints.
+        endpoints: usize,
+    },
+    /// A new version of the integrators was refused; the old one stays in force.
+    ReloadRefused {
+        /// What is wrong, a line each, without secrets.
+        problems: &'a [String],
+    },
+    /// The process was told to stop and finishes what is in flight.
+    Stopping {
+        /// Requests in flight.
+        in_flight: usize,
+        /// The most it waits for them.
+        limit: Duration,
+    },
+    /// The process is done.
+    Stopped {
+        /// Requests that did not end in time; their events go back to the broker.
+        abandoned: usize,
+    },
+}
+
+/// An event as logs name it.
+#[derive(Debug, Clone, Copy)]
+pub struct EventRef<'a> {
+    /// Its id.
+    pub id: &'a EventId,
+    /// Whose it is.
+    pub integrator: &'a IntegratorKey,
+    /// What it is about.
+    pub topic: &'a Topic,
+}
+
+/// How a message ended, for the count of events by source and outcome.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
+pub enum EventOutcome {
+    /// No endpoint wants it.
+    Skipped,
+    /// Every delivery that was due is made.
+    Delivered,
+    /// At least one delivery waits in the ladder.
+    Waiting,
+    /// At least one delivery is dead.
+    Dead,
+    /// It is, or one of its deliveries is, rejected.
+    Rejected,
+}
+
+impl EventOutcome {
+    /// Every outcome, for metrics that start at zero.
+    pub const ALL: [Self; 5] = [Self::Skipped, Self::Delivered, Self::Waiting, Self::Dead, Self::Rejected];
+
+    /// The name in logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Skipped => "skipped",
+            Self::Delivered => "delivered",
+            Self::Waiting => "waiting",
+            Self::Dead => "dead",
+            Self::Rejected => "rejected",
+        }
+    }
+}
