@@ -135,7 +135,7 @@ fn broker(fact: &Fact<'_>) {
         }
         Fact::BrokerBlocked { reason } => warn!(target: "callbackd", reason = &*cut(reason, TEXT_LIMIT), "broker blocked"),
         Fact::BrokerUnblocked => info!(target: "callbackd", "broker unblocked"),
-        Fact::Quarantined { queue } => info!(target: "callbackd", queue, "quarantined"),
+        Fact::Quarantined { queue } => warn!(target: "callbackd", queue, "quarantined"),
         Fact::QuarantineOver { queue } => info!(target: "callbackd", queue, "quarantine over"),
         Fact::PublishFailed { queue, error } => {
             warn!(target: "callbackd", queue, error = &*cut(error, TEXT_LIMIT), "publish failed");
@@ -179,7 +179,8 @@ fn topic<'a>(event: &EventRef<'a>) -> Cow<'a, str> {
 /// At most `limit` bytes of a text, and `…` where more was there. DEL and the C1 controls, which JSON leaves as they are
 /// and terminals obey, become U+FFFD.
 fn cut(text: &str, limit: usize) -> Cow<'_, str> {
-    let shown = &text[..text.floor_char_boundary(limit)];
+    let end = (0..=limit.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
+    let shown = &text[..end];
     let is_bad = |c: char| matches!(c, '\u{7f}'..='\u{9f}');
     match (shown.len() < text.len(), shown.contains(is_bad)) {
         (false, false) => Cow::Borrowed(text),

@@ -39,10 +39,7 @@ impl Broker {
                 "Times a link to the broker came up again after it had been lost",
                 &["link"],
             ),
-            blocked: maker.gauge(
-                "callbackd_broker_blocked",
-                "1 while the broker does not read what we publish (memory or disk alarm)",
-            ),
+            blocked: maker.gauge("callbackd_broker_blocked", "1 while the broker does not read what we publish (memory or disk alarm)"),
             publish_failures: maker.counters(
                 "callbackd_publish_failures_total",
                 "Copies that the broker did not confirm and that are published again, by the queue they were meant for",

@@ -18,25 +18,13 @@ const DURATION: [f64; 14] = [0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5,
 
 /// Upper ends in seconds: from a delivery at once to the default `max_age` of three days, and a week beyond it.
 const LATENCY: [f64; 20] = [
-    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 21_600.0, 86_400.0, 259_200.0, 604_800.0,
+    0.005, 0.01, 0.025, 0.05, 0.1, 0.25, 0.5, 1.0, 2.5, 5.0, 10.0, 30.0, 60.0, 300.0, 900.0, 3600.0, 21_600.0, 86_400.0, 259_200.0,
+    604_800.0,
 ];
 
 /// What [`crate::domain::reply::Reply::class`] can say.
-pub(in crate::telemetry) const CLASSES: [&str; 13] = [
-    "2xx",
-    "3xx",
-    "4xx",
-    "5xx",
-    "other_status",
-    "timeout",
-    "dns",
-    "connect",
-    "tls",
-    "blocked",
-    "disconnected",
-    "not_http",
-    "other",
-];
+pub(in crate::telemetry) const CLASSES: [&str; 13] =
+    ["2xx", "3xx", "4xx", "5xx", "other_status", "timeout", "dns", "connect", "tls", "blocked", "disconnected", "not_http", "other"];
 
 /// What [`Verdict::as_str`] can say, in the order of [`verdict_index`].
 const VERDICTS: [&str; 3] = ["delivered", "retry", "dead"];
@@ -84,11 +72,7 @@ impl Deliveries {
         removed.dead(&families, DeadReason::EndpointRemoved);
         Self {
             families,
-            duration: maker.histogram(
-                "callbackd_attempt_duration_seconds",
-                "From the start of an HTTP attempt to its outcome",
-                &DURATION,
-            ),
+            duration: maker.histogram("callbackd_attempt_duration_seconds", "From the start of an HTTP attempt to its outcome", &DURATION),
             latency: maker.histogram(
                 "callbackd_delivery_latency_seconds",
                 "From an event's publishing (or first receipt) to its delivery",
