@@ -147,7 +147,7 @@ management_answers() {
 # kept. The working folder is compared, as process ids are used again.
 vm_pid() {
   local pid
-  [ ! -s "$dir/pid" ] || cp "$dir/pid" "$dir/vm"
+  [ ! -s "$dir/pid" ] || cp "$dir/pid" "$dir/vm" 2>/dev/null || true
   [ -s "$dir/vm" ] || return 1
   pid=$(<"$dir/vm")
   [ "/proc/$pid/cwd" -ef "$dir" ] && printf '%s\n' "$pid"
