@@ -181,7 +181,7 @@ impl PerEndpoint {
         }
     }
 
-    /// Makes the few series whose first count must be seen as a rise; all 43 of every endpoint would be too many.
+    /// Makes the few series whose first count must be seen as a rise; all of every endpoint would be too many.
     fn start_at_zero(&self, families: &Families) {
         self.attempt_counter(families, 0, 0);
         for reason in DeadReason::ALL {
