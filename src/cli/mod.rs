@@ -1,6 +1,7 @@
 //! The commands, one file each.
 
 pub mod event_file;
+pub mod receive;
 
 /// Why a command did not do what it was asked to.
 #[derive(Debug, thiserror::Error)]
