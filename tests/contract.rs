@@ -1,5 +1,7 @@
 //! The contract, byte for byte: every example, and the corners that examples do not reach.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+
 use std::path::{Path, PathBuf};
 
 use callbackd::cli::event_file::{EventFile, EventFiles};

@@ -1,5 +1,7 @@
 //! What an attempt makes of endpoints that misbehave, over real sockets.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};

@@ -1,5 +1,7 @@
 //! What holds for every event, every schedule and every header.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -119,13 +121,16 @@ fn nearly_an_event() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-fn metadata_texts() -> impl Strategy<Value = (Option<String>, Option<String>, Option<Vec<u8>>, Option<Vec<u8>>)> {
+/// Message id, message type, and two headers.
+type MetadataTexts = (Option<String>, Option<String>, Option<Vec<u8>>, Option<Vec<u8>>);
+
+fn metadata_texts() -> impl Strategy<Value = MetadataTexts> {
     let bytes = || prop::option::of(prop::collection::vec(any::<u8>(), 0..60));
     (prop::option::of(".{0,40}"), prop::option::of(".{0,40}"), bytes(), bytes())
 }
 
 proptest! {
-    #![proptest_config(ProptestConfig { cases: 512, failure_persistence: None, ..ProptestConfig::default() })]
+    #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
     #[test]
     fn no_bytes_make_decoding_or_rendering_panic(body in nearly_an_event(), (id, kind, integrator, trace) in metadata_texts(), timestamp: Option<u64>) {

@@ -1,5 +1,7 @@
 //! Our signatures, verified by the library that receivers use: `standardwebhooks` from PyPI.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+
 use std::io::Write as _;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
