@@ -2,6 +2,8 @@
 
 pub mod check;
 pub mod event_file;
+pub mod receive;
+pub mod render;
 
 use crate::config::Problems;
 

@@ -39,6 +39,7 @@ pub use environment::Environment;
 pub use operations::{Admin, Log, LogFormat};
 pub use problems::Problems;
 pub use source::Source;
+pub use units::parse_duration;
 pub use worker::{Dead, Worker};
 
 /// Everything `callbackd.toml` and its environment overrides say, valid.

@@ -80,7 +80,7 @@ pub fn compose(endpoint: &Endpoint, events: &[&Event], body: Vec<u8>, attempt: &
     let webhook_id = webhook_id(endpoint, events);
     let mut headers = endpoint.headers.clone();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.insert(ACCEPT, HeaderValue::from_static("*/*"));
+    headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
     headers.insert(USER_AGENT, HeaderValue::from_static(concat!("callbackd/", env!("CARGO_PKG_VERSION"))));
     put(&mut headers, WEBHOOK_ID, &webhook_id);
     headers.insert(WEBHOOK_TIMESTAMP, HeaderValue::from(attempt.now.seconds()));

@@ -22,10 +22,9 @@ pub(super) fn classify(error: &reqwest::Error) -> Failure {
     if causes.find::<rustls::Error>().is_some() {
         return Failure::Tls;
     }
-    let io = causes.find::<io::Error>().map(io::Error::kind);
+    let io = causes.root_io();
     if error.is_connect() {
-        // A TCP connection that is being made cannot end; only a handshake can.
-        return if io == Some(io::ErrorKind::UnexpectedEof) { Failure::Tls } else { Failure::Connect };
+        return if io.is_some_and(ends_a_connection) { Failure::Tls } else { Failure::Connect };
     }
     match causes.find::<hyper::Error>() {
         Some(http) if http.is_parse() => Failure::NotHttp,
@@ -35,6 +34,12 @@ pub(super) fn classify(error: &reqwest::Error) -> Failure {
         None if io.is_some() => Failure::Disconnected,
         None => Failure::Other,
     }
+}
+
+/// What can only happen to a connection that is made already; while connecting, that is its TLS handshake.
+fn ends_a_connection(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
 }
 
 /// An error and all its causes. An `io::Error` is not the cause of what it wraps in the standard library's chain, so
@@ -59,6 +64,11 @@ impl<'a> Causes<'a> {
             };
         }
         Self(causes)
+    }
+
+    /// The kind of the innermost `io::Error`; those around it are `Other`.
+    fn root_io(&self) -> Option<io::ErrorKind> {
+        self.0.iter().rev().find_map(|error| error.downcast_ref::<io::Error>()).map(io::Error::kind)
     }
 
     fn find<E: Error + 'static>(&self) -> Option<&'a E> {
