@@ -1,0 +1,27 @@
+//! What the integration tests stand on: a vhost of one's own, a broker to kill, receivers, a worker, a wire to cut.
+//!
+//! Everything is real: RabbitMQ, HTTP, TCP and the built program. Receivers and proxies run on threads of their own, so
+//! a test that blocks its runtime does not hold up what it watches.
+
+#![allow(dead_code, unused_imports, unreachable_pub, reason = "each test file compiles this module for itself and uses a part of it")]
+
+mod amqp;
+mod answer;
+mod background;
+mod broker;
+mod eventually;
+mod node;
+mod ports;
+mod proxy;
+mod receiver;
+mod worker;
+
+pub use amqp::{Amqp, Fetched};
+pub use answer::Answer;
+pub use broker::{Broker, Vhost};
+pub use eventually::{Fact, eventually};
+pub use node::PrivateNode;
+pub use ports::free_port;
+pub use proxy::{Side, TcpProxy};
+pub use receiver::{Receiver, Seen};
+pub use worker::{Exit, Worker, short_waits};
