@@ -1,8 +1,9 @@
-//! RabbitMQ: what is there, how we read it and how we write to it.
+//! The side towards RabbitMQ: what must be there, how messages are read and written, and how they are settled.
 
 pub mod acks;
 pub mod claim;
 pub mod connection;
+pub mod headers;
 mod publish_link;
 pub mod publisher;
 mod quarantine;

@@ -4,7 +4,7 @@ use std::pin::pin;
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use futures_util::{Stream, StreamExt as _};
+use futures_util::StreamExt as _;
 use lapin::{Channel, Connection, Event};
 use tokio::sync::{Notify, watch};
 use tokio::time::Instant;
@@ -117,7 +117,7 @@ impl Link {
         while let Some(attempt) = self.stop.run_until_cancelled(self.open()).await {
             let started = Instant::now();
             let lost = match attempt {
-                Ok((session, events)) => self.serve(session, events).await,
+                Ok(session) => self.serve(session).await,
                 Err(error) => Some(error.to_string()),
             };
             let Some(error) = lost else { return };
@@ -132,19 +132,18 @@ impl Link {
         }
     }
 
-    async fn open(&self) -> Result<(Arc<Session>, impl Stream<Item = Event> + use<>), BrokerError> {
+    async fn open(&self) -> Result<Arc<Session>, BrokerError> {
         let connection = connect(&self.broker, LINK).await?;
-        let events = connection.events_listener();
         self.ready(&connection).await?;
-        Ok((Arc::new(Session { connection, suspect: Notify::new(), idle: Mutex::default() }), events))
+        Ok(Arc::new(Session { connection, suspect: Notify::new(), idle: Mutex::default() }))
     }
 
     /// Offers the session until it ends: with the reason when it was lost, without one when we were stopped.
-    async fn serve(&self, session: Arc<Session>, events: impl Stream<Item = Event>) -> Option<String> {
+    async fn serve(&self, session: Arc<Session>) -> Option<String> {
         self.telemetry.record(&Fact::BrokerConnected { link: LINK });
         self.session.send_replace(Some(Arc::clone(&session)));
         self.connected.send_replace(true);
-        let lost = self.stop.run_until_cancelled(self.watch(&session, events)).await;
+        let lost = self.stop.run_until_cancelled(self.watch(&session)).await;
         self.session.send_replace(None);
         self.connected.send_replace(false);
         if lost.is_none() {
@@ -154,8 +153,8 @@ impl Link {
         lost
     }
 
-    async fn watch(&self, session: &Session, events: impl Stream<Item = Event>) -> String {
-        let mut events = pin!(events);
+    async fn watch(&self, session: &Session) -> String {
+        let mut events = pin!(session.connection.events_listener());
         loop {
             tokio::select! {
                 event = events.next() => match event {

@@ -112,6 +112,7 @@ pub(super) struct Session<'a> {
 }
 
 /// What happened in a session.
+#[expect(clippy::large_enum_variant, reason = "there is one at a time, and it is used up at once")]
 enum Event<'a> {
     Cancel,
     Close,

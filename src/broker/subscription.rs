@@ -16,7 +16,7 @@ use super::connection::{BrokerError, Pause};
 use super::quarantine::Pace;
 use super::session::{End, Feed};
 use super::topology::Topology;
-use crate::config::{Broker, Config};
+use crate::config::Config;
 use crate::domain::names::SourceName;
 use crate::telemetry::{Fact, Telemetry};
 
