@@ -168,6 +168,7 @@ impl Watcher {
         match result {
             Ok(directory) => {
                 let (integrators, endpoints) = (directory.len(), directory.all().count());
+                self.telemetry.configured(&directory);
                 self.in_force.send_replace(Arc::new(directory));
                 if telling != Telling::Refusal {
                     self.telemetry.record(&Fact::Reloaded { integrators, endpoints });
