@@ -43,7 +43,8 @@ pub(super) fn read(root: &mut Section<'_>, delivery: &DeliveryDefaults, egress: 
             }
         }
         let endpoints = read_endpoints(section, key.as_ref(), delivery, egress);
-        Some(directory.insert(key?, endpoints))
+        directory.insert(key?, endpoints);
+        Some(())
     });
     drop(integrators);
     directory
