@@ -196,11 +196,10 @@ queue = "c.wait.1s"
     assert_eq!(
         Folder::new().config(text, &[]).unwrap_err(),
         [
-            r#"callbackd.toml: source a: the queue "c.due" is also that of broker.names.dead"#,
-            r#"callbackd.toml: source b: the queue "c.wait.1s" is also that of source a"#,
-            r#"callbackd.toml: broker.names.route: the exchange "x" is also that of source a"#,
+            r#"callbackd.toml: source["a"].queue: the queue "c.due" is also that of broker.names.dead"#,
+            r#"callbackd.toml: source["b"].queue: the queue "c.wait.1s" is also that of source["a"].queue"#,
+            r#"callbackd.toml: broker.names.route: the exchange "x" is also that of source["a"].exchange"#,
             r#"callbackd.toml: broker.names.publish: the exchange "x" is also that of broker.names.route"#,
-            r#"callbackd.toml: broker.names.publish: the exchange "x" is also that of source a"#,
         ]
     );
 }
@@ -245,7 +244,7 @@ fn a_wrong_variable_is_named_and_a_secret_in_it_is_not_shown() {
             "CALLBACKD__BROKER__URL: broker.url: is no AMQP URL; write for example amqp://user:password@rabbitmq:5672/%2f",
             "CALLBACKD__BROKER__PASSWORD: broker.password: unknown key; known here: \
              url, prefix, names, declare, heartbeat, timeout, publish_channels",
-            "CALLBACKD__DELIVERY__TIMEOUT: delivery.timeout: 15 is no duration; write for example \"15s\" (units: ms, s, m, h, d)",
+            "CALLBACKD__DELIVERY__TIMEOUT: delivery.timeout: \"15\" is no duration; write for example \"15s\" (units: ms, s, m, h, d)",
         ]
     );
 }

@@ -93,7 +93,7 @@ impl Overrides {
         (overrides, problems)
     }
 
-    /// The variable that set this value itself.
+    /// Whether a variable set this value itself.
     pub(super) fn is_set(&self, path: &str) -> bool {
         self.set.contains_key(path)
     }
@@ -247,10 +247,10 @@ mod tests {
                 "CALLBACKD__: is no key; write CALLBACKD__SECTION__KEY",
                 "CALLBACKD____X: is no key; write CALLBACKD__SECTION__KEY",
                 "CALLBACKD__log__level: says the same as CALLBACKD__LOG__LEVEL",
-                "CALLBACKD__BROKER__0: broker is no list",
                 "CALLBACKD__BROKER__URL__DEEPER: broker.url has no keys",
-                "CALLBACKD__SOURCE__3__NAME: there is no source[3]; the next that can be made is source[1]",
+                "CALLBACKD__BROKER__0: broker is no list",
                 "CALLBACKD__SOURCE__NAME: source has no keys",
+                "CALLBACKD__SOURCE__3__NAME: there is no source[3]; the next that can be made is source[1]",
             ]
         );
     }

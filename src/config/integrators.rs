@@ -31,7 +31,7 @@ const SIGNING_SECRETS: usize = 8;
 /// Reads the whole file.
 pub(super) fn read(root: &mut Section<'_>, delivery: &DeliveryDefaults, egress: &Egress) -> Directory {
     let mut directory = Directory::new();
-    let integrators = root.sections("integrator", INTEGRATORS, |section| {
+    root.sections("integrator", INTEGRATORS, |section| {
         let key = section.required("key", |value| IntegratorKey::try_new(text(IntegratorKey::LIMIT)(value)?).map_err(Fault::content));
         if let Some(key) = &key {
             if directory.endpoints(key).is_some() {
@@ -46,7 +46,6 @@ pub(super) fn read(root: &mut Section<'_>, delivery: &DeliveryDefaults, egress: 
         directory.insert(key?, endpoints);
         Some(())
     });
-    drop(integrators);
     directory
 }
 

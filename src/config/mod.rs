@@ -112,7 +112,7 @@ fn read_config(reading: &Reading<'_>, table: Table) -> Option<Config> {
         let sources = source::read_all(root, &prefix);
         let ladder = root.section("wait", source::read_ladder);
         if let (Some(broker), Some(ladder)) = (&broker, &ladder) {
-            source::refuse_shared_names(root, &sources, &broker.names, ladder);
+            source::refuse_shared_names(reading, &sources, &broker.names, ladder);
         }
         let worker = root.section("worker", worker::read);
         let dead = root.section("dead", worker::read_dead);
