@@ -37,7 +37,7 @@ fn parse(text: &str, units: &[(&str, u64)]) -> Option<u64> {
 }
 
 fn show(amount: u64, units: &[(&str, u64)], zero: &str) -> String {
-    match units.iter().find(|(_, factor)| amount != 0 && amount % factor == 0) {
+    match units.iter().find(|(_, factor)| amount != 0 && amount.is_multiple_of(*factor)) {
         Some((name, factor)) => format!("{}{name}", amount / factor),
         None => zero.to_owned(),
     }
