@@ -41,7 +41,7 @@ async fn retries_after_503_then_delivers_under_the_same_id() {
     assert!(waits[0] >= Duration::from_millis(160) && waits[1] >= Duration::from_millis(320), "200 ms and 400 ms less a fifth: {waits:?}");
     scene.settled().await;
     let attempts = scene.log_lines("attempt");
-    let verdicts: Vec<_> = attempts.iter().map(|line| line["fields"]["verdict"].as_str().unwrap_or_default().to_owned()).collect();
+    let verdicts: Vec<_> = attempts.iter().map(|line| line["verdict"].as_str().unwrap_or_default().to_owned()).collect();
     assert_eq!(verdicts, ["retry", "retry", "delivered"], "one line for each attempt");
     assert_eq!(scene.worker.metric("callbackd_attempts_total", &[("class", "5xx")]).await, Some(2.0));
     assert_eq!(scene.worker.metric("callbackd_attempts_total", &[("verdict", "delivered")]).await, Some(1.0));

@@ -15,7 +15,7 @@ async fn a_good_version_is_in_force_without_a_restart_and_a_bad_one_is_refused()
     receiver.wait_for_at("/one", 1, LIMIT).await;
 
     scene.worker.write_integrators(&to("/two"));
-    scene.worker.wait_for_metric("callbackd_config_reloads_total", &[("result", "ok")], 1.0, LIMIT).await;
+    scene.worker.wait_for_metric("callbackd_config_reloads_total", &[("result", "success")], 1.0, LIMIT).await;
     scene.publish(&event("evt-2")).await;
     receiver.wait_for_at("/two", 1, LIMIT).await;
 
@@ -48,7 +48,7 @@ async fn sighup_reads_secrets_again() {
     receiver.wait_for(1, LIMIT).await;
     std::fs::write(&key, "new\n").unwrap();
     scene.worker.signal("HUP");
-    scene.worker.wait_for_metric("callbackd_config_reloads_total", &[("result", "ok")], 1.0, LIMIT).await;
+    scene.worker.wait_for_metric("callbackd_config_reloads_total", &[("result", "success")], 1.0, LIMIT).await;
     scene.publish(&event("evt-2")).await;
     let seen = receiver.wait_for(2, LIMIT).await;
     assert_eq!(seen.iter().map(|one| one.header("x-key")).collect::<Vec<_>>(), ["old", "new"]);
