@@ -29,7 +29,7 @@ pub mod reload;
 mod secret;
 mod section;
 mod source;
-mod units;
+pub(crate) mod units;
 mod worker;
 
 pub use broker::{Broker, BrokerUrl, Names};
