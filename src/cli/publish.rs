@@ -1,5 +1,6 @@
 //! `callbackd publish`: events from files into the broker, as upstream would publish them, each with proof.
 
+use std::io::Write;
 use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
@@ -53,6 +54,14 @@ impl Publish {
     /// [`CliError::Usage`] when it is not clear where to publish to, or standard input is to be read twice; [`CliError::Failed`] when a
     /// file cannot be read on, or an event failed (each is named with its number). Whatever was published before is.
     pub async fn run(self, config: &Config) -> Result<(), CliError> {
+        self.run_to(config, &mut std::io::stdout()).await
+    }
+
+    /// The same with the results written elsewhere than to standard output.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn run_to(self, config: &Config, out: &mut (dyn Write + Send)) -> Result<(), CliError> {
         let target = self.target(config)?;
         if self.repeat.get() > 1 && self.files.iter().any(|file| file.as_os_str() == "-") {
             return Err(CliError::Usage("standard input can be read only once: --repeat needs files".to_owned()));
@@ -87,7 +96,7 @@ impl Publish {
         drop(results);
         bar.finish_and_clear();
         outlet.close().await;
-        line(&format!("published {published}, failed {failed}"))?;
+        line(out, &format!("published {published}, failed {failed}"))?;
         match unreadable {
             Some(error) => Err(CliError::Failed(error)),
             None if failed > 0 => Err(CliError::Failed(format!("{failed} events were not published"))),

@@ -21,12 +21,15 @@ pub(super) fn progress(length: u64) -> ProgressBar {
     }
 }
 
-/// Writes a line to standard output.
+/// Where a command's results go: standard output, or a test.
+pub(super) type Out<'a> = &'a mut (dyn io::Write + Send);
+
+/// Writes a line of results.
 ///
 /// # Errors
 /// [`CliError::Failed`] when nobody reads it any more, as behind `head`.
-pub(super) fn line(text: &str) -> Result<(), CliError> {
-    writeln!(io::stdout().lock(), "{text}").map_err(|error| CliError::Failed(format!("cannot write to standard output: {error}")))
+pub(super) fn line(out: Out<'_>, text: &str) -> Result<(), CliError> {
+    writeln!(out, "{text}").map_err(|error| CliError::Failed(format!("cannot write the result: {error}")))
 }
 
 /// Asks on a terminal; only `y` and `yes` are a yes.

@@ -1,11 +1,13 @@
 //! `callbackd topology`: what is, what should be, and the same as a file for RabbitMQ.
 
+use std::io::Write;
+
 use lapin::Connection;
 use lapin::options::QueueDeclareOptions;
 use lapin::types::{FieldTable, ShortString};
 
 use super::CliError;
-use super::terminal::line;
+use super::terminal::{Out, line};
 use crate::broker::topology::{Exchange, Object, Queue};
 use crate::broker::{Topology, TopologyError, connect};
 use crate::config::Config;
@@ -37,27 +39,35 @@ impl TopologyCommand {
     /// # Errors
     /// [`CliError::Failed`] when the broker cannot be reached (apply), refuses an object (apply), or an object is missing (show).
     pub async fn run(self, config: &Config) -> Result<(), CliError> {
+        self.run_to(config, &mut std::io::stdout()).await
+    }
+
+    /// The same with the results written elsewhere than to standard output.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn run_to(self, config: &Config, out: &mut (dyn Write + Send)) -> Result<(), CliError> {
         let topology = Topology::new(config);
         match self.action {
-            Action::Show => show(config, &topology).await,
-            Action::Apply => apply(config, &topology).await,
+            Action::Show => show(config, &topology, out).await,
+            Action::Apply => apply(config, &topology, out).await,
             Action::Export { vhost } => {
                 let definitions = topology.definitions(vhost.as_deref());
-                line(&format!("{definitions:#}"))
+                line(out, &format!("{definitions:#}"))
             }
         }
     }
 }
 
-async fn apply(config: &Config, topology: &Topology) -> Result<(), CliError> {
+async fn apply(config: &Config, topology: &Topology, out: Out<'_>) -> Result<(), CliError> {
     let connection = connect(&config.broker, "topology").await?;
     let objects = topology.declare(&connection, config.broker.timeout).await.map_err(|error| CliError::Failed(error.to_string()))?;
     let _ = tokio::time::timeout(config.broker.timeout, connection.close(200, "done".into())).await;
-    line(&format!("{objects} objects are in place"))
+    line(out, &format!("{objects} objects are in place"))
 }
 
 /// Without a broker the plan is shown all the same, and the reason why there are no numbers.
-async fn show(config: &Config, topology: &Topology) -> Result<(), CliError> {
+async fn show(config: &Config, topology: &Topology, out: Out<'_>) -> Result<(), CliError> {
     let connection = match connect(&config.broker, "topology").await {
         Ok(connection) => Some(connection),
         Err(error) => {
@@ -71,7 +81,7 @@ async fn show(config: &Config, topology: &Topology) -> Result<(), CliError> {
     };
     for exchange in topology.exchanges() {
         let is_missing = missing.contains(&Object::Exchange(exchange.name.clone()));
-        line(&exchange_line(exchange, connection.is_some(), is_missing))?;
+        line(out, &exchange_line(exchange, connection.is_some(), is_missing))?;
     }
     for queue in topology.queues() {
         let found = match &connection {
@@ -79,7 +89,7 @@ async fn show(config: &Config, topology: &Topology) -> Result<(), CliError> {
             Some(connection) => count(connection, queue, config).await?,
             None => Found::Unknown,
         };
-        line(&queue_line(queue, found))?;
+        line(out, &queue_line(queue, found))?;
     }
     if missing.is_empty() { Ok(()) } else { Err(CliError::Failed(TopologyError::Missing(missing).to_string())) }
 }

@@ -4,7 +4,7 @@ use super::browse::{Broken, Pass};
 use super::filter::{Filter, Selection};
 use super::letter::Letter;
 use crate::cli::CliError;
-use crate::cli::terminal::{confirmed, line, progress};
+use crate::cli::terminal::{Out, confirmed, line, progress};
 use crate::clock;
 use crate::config::Config;
 
@@ -25,7 +25,7 @@ pub(super) struct Discard {
 }
 
 impl Discard {
-    pub(super) async fn run(self, config: &Config) -> Result<(), CliError> {
+    pub(super) async fn run(self, config: &Config, out: Out<'_>) -> Result<(), CliError> {
         if self.selection.is_everything() && !self.all {
             return Err(CliError::Usage("which? Give a filter such as --integrator, or --all for everything in the queue".to_owned()));
         }
@@ -34,14 +34,14 @@ impl Discard {
         if self.dry_run || !self.yes {
             let fitting = pass(config, queue, &filter, false).await?;
             if self.dry_run {
-                return line(&format!("would discard {fitting}"));
+                return line(out, &format!("would discard {fitting}"));
             }
             if !confirmed(&format!("Discard {fitting} messages of {queue} for good?"))? {
-                return line("discarded 0");
+                return line(out, "discarded 0");
             }
         }
         let discarded = pass(config, queue, &filter, true).await?;
-        line(&format!("discarded {discarded}"))
+        line(out, &format!("discarded {discarded}"))
     }
 }
 

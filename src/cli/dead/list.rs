@@ -6,7 +6,7 @@ use super::browse::Pass;
 use super::filter::Selection;
 use super::letter::Letter;
 use crate::cli::CliError;
-use crate::cli::terminal::{line, plain};
+use crate::cli::terminal::{Out, line, plain};
 use crate::clock;
 use crate::config::Config;
 use crate::domain::time::Timestamp;
@@ -22,11 +22,11 @@ pub(super) struct List {
 }
 
 impl List {
-    pub(super) async fn run(self, config: &Config) -> Result<(), CliError> {
+    pub(super) async fn run(self, config: &Config, out: Out<'_>) -> Result<(), CliError> {
         let filter = self.selection.filter(clock::now())?;
         let mut pass = Pass::start(config, self.selection.queue(config), None).await?;
         if !self.json {
-            line(&HEADING.join("  "))?;
+            line(out, &HEADING.join("  "))?;
         }
         let (mut shown, mut fitting, mut written) = (0, 0, Ok(()));
         let more = |fits: &mut usize, letter: &Letter| {
@@ -39,7 +39,7 @@ impl List {
                 let letter = Letter::read(&delivery, position, config);
                 if more(&mut fitting, &letter) && filter.admits_another_after(shown) && written.is_ok() {
                     shown += 1;
-                    written = line(&if self.json { json_line(&letter) } else { row(&letter) });
+                    written = line(out, &if self.json { json_line(&letter) } else { row(&letter) });
                 }
             })
             .await?

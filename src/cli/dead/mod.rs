@@ -8,6 +8,8 @@ mod list;
 mod replay;
 mod show;
 
+use std::io::Write;
+
 use super::CliError;
 use crate::config::Config;
 
@@ -37,11 +39,19 @@ impl Dead {
     /// [`CliError::Usage`] when the command line makes no sense; [`CliError::Failed`] when the broker cannot be worked with or
     /// a message could not be replayed. What was replayed or discarded until then is; nothing is lost.
     pub async fn run(self, config: &Config) -> Result<(), CliError> {
+        self.run_to(config, &mut std::io::stdout()).await
+    }
+
+    /// The same with the results written elsewhere than to standard output.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn run_to(self, config: &Config, out: &mut (dyn Write + Send)) -> Result<(), CliError> {
         match self.action {
-            Action::List(list) => list.run(config).await,
-            Action::Show(show) => show.run(config).await,
-            Action::Replay(replay) => replay.run(config).await,
-            Action::Discard(discard) => discard.run(config).await,
+            Action::List(list) => list.run(config, out).await,
+            Action::Show(show) => show.run(config, out).await,
+            Action::Replay(replay) => replay.run(config, out).await,
+            Action::Discard(discard) => discard.run(config, out).await,
         }
     }
 }

@@ -12,7 +12,7 @@ use super::filter::{Filter, Selection};
 use super::letter::Letter;
 use crate::cli::CliError;
 use crate::cli::outlet::{Letterhead, Outlet};
-use crate::cli::terminal::{line, plain, progress};
+use crate::cli::terminal::{Out, line, plain, progress};
 use crate::clock;
 use crate::config::Config;
 
@@ -45,7 +45,7 @@ struct Outbound {
 }
 
 impl Replay {
-    pub(super) async fn run(self, config: &Config) -> Result<(), CliError> {
+    pub(super) async fn run(self, config: &Config, out: Out<'_>) -> Result<(), CliError> {
         let filter = self.selection.filter(clock::now())?;
         let outlet = Outlet::open(&config.broker, "replay").await?;
         let mut tally = Tally::default();
@@ -59,13 +59,13 @@ impl Replay {
                     unreadable = Some(Broken::Poison { before, position, queue });
                 }
                 Err(broken) => {
-                    tally.tell(self.dry_run)?;
+                    tally.tell(out, self.dry_run)?;
                     return Err(broken.into());
                 }
             }
         }
         outlet.close().await;
-        tally.tell(self.dry_run)?;
+        tally.tell(out, self.dry_run)?;
         match unreadable {
             Some(broken) => Err(broken.into()),
             None if tally.failed > 0 => Err(CliError::Failed(format!("{} could not be replayed and stay where they are", tally.failed))),
@@ -146,10 +146,10 @@ async fn publish(outlet: &Outlet, config: &Config, (queue, properties): (&str, B
 }
 
 impl Tally {
-    fn tell(&self, dry_run: bool) -> Result<(), CliError> {
+    fn tell(&self, out: Out<'_>, dry_run: bool) -> Result<(), CliError> {
         if dry_run {
-            return line(&format!("would replay {}", self.fitting));
+            return line(out, &format!("would replay {}", self.fitting));
         }
-        line(&format!("replayed {}, failed {}", self.replayed, self.failed))
+        line(out, &format!("replayed {}, failed {}", self.replayed, self.failed))
     }
 }

@@ -1,7 +1,5 @@
 //! `callbackd dead show`: one message with all its headers.
 
-use std::io::{self, Write as _};
-
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
@@ -9,7 +7,7 @@ use super::browse::Pass;
 use super::filter::Selection;
 use super::letter::Letter;
 use crate::cli::CliError;
-use crate::cli::terminal::{line, plain};
+use crate::cli::terminal::{Out, line, plain};
 use crate::clock;
 use crate::config::Config;
 
@@ -24,7 +22,7 @@ pub(super) struct Show {
 }
 
 impl Show {
-    pub(super) async fn run(self, config: &Config) -> Result<(), CliError> {
+    pub(super) async fn run(self, config: &Config, out: Out<'_>) -> Result<(), CliError> {
         let filter = self.selection.filter(clock::now())?;
         let queue = self.selection.queue(config);
         let mut pass = Pass::start(config, queue, None).await?;
@@ -46,19 +44,19 @@ impl Show {
         if fitting > 1 {
             eprintln!("{fitting} messages fit; this is the first");
         }
-        print(position, &delivery)?;
+        print(out, position, &delivery)?;
         if self.body {
-            print_body(&delivery.data)?;
+            print_body(out, &delivery.data)?;
         }
         Ok(())
     }
 }
 
-fn print(position: u32, delivery: &Delivery) -> Result<(), CliError> {
-    line(&format!("position         {position}"))?;
-    line(&format!("exchange         {}", plain(delivery.exchange.as_str())))?;
-    line(&format!("routing key      {}", plain(delivery.routing_key.as_str())))?;
-    line(&format!("body             {} bytes", delivery.data.len()))?;
+fn print(out: Out<'_>, position: u32, delivery: &Delivery) -> Result<(), CliError> {
+    line(out, &format!("position         {position}"))?;
+    line(out, &format!("exchange         {}", plain(delivery.exchange.as_str())))?;
+    line(out, &format!("routing key      {}", plain(delivery.routing_key.as_str())))?;
+    line(out, &format!("body             {} bytes", delivery.data.len()))?;
     let properties = &delivery.properties;
     let texts: [(&str, &Option<ShortString>); 10] = [
         ("content type", properties.content_type()),
@@ -74,7 +72,7 @@ fn print(position: u32, delivery: &Delivery) -> Result<(), CliError> {
     ];
     for (name, text) in texts {
         if let Some(text) = text {
-            line(&format!("{name:<16} {}", plain(text.as_str())))?;
+            line(out, &format!("{name:<16} {}", plain(text.as_str())))?;
         }
     }
     let numbers = [
@@ -84,23 +82,18 @@ fn print(position: u32, delivery: &Delivery) -> Result<(), CliError> {
     ];
     for (name, number) in numbers {
         if let Some(number) = number {
-            line(&format!("{name:<16} {number}"))?;
+            line(out, &format!("{name:<16} {number}"))?;
         }
     }
     for (name, value) in properties.headers().iter().flatten() {
-        line(&format!("header           {}: {}", plain(name.as_str()), shown(value)))?;
+        line(out, &format!("header           {}: {}", plain(name.as_str()), shown(value)))?;
     }
     Ok(())
 }
 
-fn print_body(body: &[u8]) -> Result<(), CliError> {
-    let mut out = io::stdout().lock();
-    let write = |out: &mut io::StdoutLock<'_>| {
-        out.write_all(b"\n")?;
-        out.write_all(body)?;
-        out.write_all(b"\n")
-    };
-    write(&mut out).map_err(|error| CliError::Failed(format!("cannot write to standard output: {error}")))
+fn print_body(out: Out<'_>, body: &[u8]) -> Result<(), CliError> {
+    let written = [b"\n", body, b"\n"].into_iter().try_for_each(|part: &[u8]| out.write_all(part));
+    written.map_err(|error| CliError::Failed(format!("cannot write the result: {error}")))
 }
 
 fn shown(value: &AMQPValue) -> String {
