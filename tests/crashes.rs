@@ -157,7 +157,11 @@ async fn a_broker_stopped_or_killed_under_load_and_started_again_loses_nothing()
     for kill in [false, true] {
         publish_to(&url, total..total + each).await;
         receiver.wait("a third of the events", LONG, |seen| delivered(seen).len() >= total + each / 3).await;
-        if kill { node.kill().await } else { node.stop().await }
+        if kill {
+            node.kill().await
+        } else {
+            node.stop().await
+        }
         eventually("readiness is red", LIMIT, async || worker.admin("/readyz").await.is_ok_and(|(status, _)| status == 503)).await;
         node.start_again().await;
         worker.wait_ready().await;

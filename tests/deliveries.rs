@@ -14,12 +14,16 @@ async fn an_event_is_delivered_to_its_integrator_in_the_format_it_chose() {
     let classic = endpoint("old", &receiver.url("/classic"), "");
     let topic = endpoint("new", &receiver.url("/topic"), r#"format = "topic""#);
     let scene = Scene::start(&integrator("acme", &[classic, topic])).await;
-    let body = r#"{"id":"evt-1","integrator":"acme","topic":"complianceRecord","data":[{"risk":1.0,"status":100,"key":"k","modified":"m"}]}"#;
+    let body =
+        r#"{"id":"evt-1","integrator":"acme","topic":"complianceRecord","data":[{"risk":1.0,"status":100,"key":"k","modified":"m"}]}"#;
     scene.publish(body).await;
     receiver.wait_for(2, LIMIT).await;
     let body_at = |path: &str| String::from_utf8(receiver.seen_at(path)[0].body.to_vec()).unwrap();
     assert_eq!(body_at("/classic"), r#"[{"status":100,"key":"k","modified":"m"}]"#);
-    assert_eq!(body_at("/topic"), r#"[{"topic":"complianceRecord","complianceRecord":[{"risk":1.0,"status":100,"key":"k","modified":"m"}]}]"#);
+    assert_eq!(
+        body_at("/topic"),
+        r#"[{"topic":"complianceRecord","complianceRecord":[{"risk":1.0,"status":100,"key":"k","modified":"m"}]}]"#
+    );
     let seen = &receiver.seen_at("/topic")[0];
     assert_eq!((seen.method.as_str(), seen.header("content-type")), ("POST", "application/json"));
     assert_eq!(seen.header("user-agent"), concat!("callbackd/", env!("CARGO_PKG_VERSION")));
@@ -51,7 +55,7 @@ async fn retries_after_503_then_delivers_under_the_same_id() {
 async fn retry_after_is_never_undercut_in_seconds_or_as_a_date() {
     let receiver = Receiver::start();
     receiver.on_path("/seconds", [Answer::status(429).retry_after(2), Answer::status(200)]);
-    let in_three = std::time::SystemTime::now() + Duration::from_secs(3);
+    let in_three = std::time::UNIX_EPOCH + Duration::from_secs(u64::try_from(callbackd::clock::now().seconds()).unwrap() + 3);
     receiver.on_path("/date", [Answer::status(503).retry_after(httpdate::fmt_http_date(in_three)), Answer::status(200)]);
     receiver.on_path("/other", [Answer::status(500).retry_after(3600), Answer::status(200)]);
     let endpoints = ["seconds", "date", "other"].map(|id| endpoint(id, &receiver.url(&format!("/{id}")), ""));
@@ -63,8 +67,7 @@ async fn retry_after_is_never_undercut_in_seconds_or_as_a_date() {
     let seconds = receiver.seen_at("/seconds");
     assert!(seconds[1].at - seconds[0].at >= Duration::from_secs(2));
     let date = receiver.seen_at("/date");
-    let asked = httpdate::parse_http_date(&httpdate::fmt_http_date(in_three)).unwrap();
-    let asked = i64::try_from(asked.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis()).unwrap();
+    let asked = i64::try_from(in_three.duration_since(std::time::UNIX_EPOCH).unwrap().as_millis()).unwrap();
     assert!(date[1].time.millis() >= asked, "came {} ms early", asked - date[1].time.millis());
     let other = receiver.seen_at("/other");
     assert!(other[1].at - other[0].at < Duration::from_secs(5), "only 429 and 503 count");
@@ -165,7 +168,10 @@ async fn no_more_requests_at_one_time_than_the_endpoint_allows() {
 #[tokio::test]
 async fn a_topic_that_the_endpoint_does_not_take_is_skipped_counted_and_logged() {
     let receiver = Receiver::start();
-    let endpoints = [endpoint("classic", &receiver.url("/"), ""), endpoint("some", &receiver.url("/"), "format = \"topic\"\ntopics = [\"mismatches\"]")];
+    let endpoints = [
+        endpoint("classic", &receiver.url("/"), ""),
+        endpoint("some", &receiver.url("/"), "format = \"topic\"\ntopics = [\"mismatches\"]"),
+    ];
     let scene = Scene::start(&integrator("acme", &endpoints)).await;
     scene.publish(r#"{"id":"evt-1","integrator":"acme","topic":"identResult","data":{"status":"success"}}"#).await;
     scene.publish(r#"{"id":"evt-2","integrator":"acme","topic":"complianceRecord","data":[]}"#).await;
@@ -186,7 +192,8 @@ headers = { x-acme-signature = "static-secret" }"#;
     let scene = Scene::start(&integrator("acme", &[endpoint("main", &receiver.url("/"), &format!("format = \"topic\"\n{secrets}"))])).await;
     let parent = "00-4bf92f3577b34da6a3ce929d0e0e4736-00f067aa0ba902b7-01";
     let headers = scene::headers(&[("integrator", "acme"), ("traceparent", parent), ("tracestate", "a=b")]);
-    let properties = lapin::BasicProperties::default().with_message_id("evt-bare".into()).with_timestamp(1_756_881_488).with_headers(headers);
+    let properties =
+        lapin::BasicProperties::default().with_message_id("evt-bare".into()).with_timestamp(1_756_881_488).with_headers(headers);
     let body = br#"{"topic":"identResult","kyc":"WEBID","reason":null,"status":"success"}"#;
     scene.amqp.publish("ident.events", "identResult", properties, body).await;
     let seen = receiver.wait_for(1, LIMIT).await.remove(0);
@@ -211,7 +218,9 @@ async fn nothing_personal_and_no_secret_is_written_to_the_log_or_the_metrics() {
     let more = "format = \"topic\"\nheaders = { x-acme-signature = \"HEADERCANARY\" }\nsigning_secrets = [\"whsec_Q0FOQVJZQ0FOQVJZQ0FOQVJZQ0FOQVJZ\"]";
     let down = endpoint("down", "http://127.0.0.1:1/hook/PATHCANARY?token=QUERYCANARY", "retry = { max_attempts = 2 }");
     let scene = Scene::start_with(&integrator("acme", &[endpoint("main", &url, more), down]), &[("RUST_LOG", "trace")]).await;
-    scene.publish(r#"{"id":"evt-1","integrator":"acme","topic":"complianceRecord","data":[{"status":1,"key":"BODYCANARY","modified":"m"}]}"#).await;
+    scene
+        .publish(r#"{"id":"evt-1","integrator":"acme","topic":"complianceRecord","data":[{"status":1,"key":"BODYCANARY","modified":"m"}]}"#)
+        .await;
     scene.publish("BODYCANARY no json").await;
     receiver.wait_for(2, LIMIT).await;
     scene.amqp.wait_ready("callbacks.dead", 1, LIMIT).await;

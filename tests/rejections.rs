@@ -12,14 +12,26 @@ use support::{Receiver, eventually};
 #[tokio::test]
 async fn each_reason_with_the_bytes_and_properties_as_they_came() {
     let receiver = Receiver::start();
-    let scene = Scene::start_with(&integrator("acme", &[endpoint("main", &receiver.url("/"), "")]), &[("CALLBACKD__WORKER__MAX_BODY", "2KiB")]).await;
+    let scene =
+        Scene::start_with(&integrator("acme", &[endpoint("main", &receiver.url("/"), "")]), &[("CALLBACKD__WORKER__MAX_BODY", "2KiB")])
+            .await;
     let large = event(&"x".repeat(900)).replace("\"modified\":\"m\"", &format!("\"modified\":\"{}\"", "m".repeat(1500)));
     let cases: [(&str, &[u8], &str, &str); 8] = [
         ("not-json", b"{\"id\":", "undecodable", "the body is not JSON: it ends too early"),
         ("not-utf8", b"{\"id\":\"\xff\"}", "undecodable", "the body is not JSON: not UTF-8 at byte 7"),
         ("no-object", b"[1]", "undecodable", "the body is not a JSON object"),
-        ("no-integrator", br#"{"topic":"t","data":[]}"#, "undecodable", "no integrator: neither member `integrator` nor AMQP header `integrator` is given"),
-        ("no-topic", br#"{"integrator":"acme","data":[]}"#, "undecodable", "no topic: neither member `topic` nor AMQP property `type` is given"),
+        (
+            "no-integrator",
+            br#"{"topic":"t","data":[]}"#,
+            "undecodable",
+            "no integrator: neither member `integrator` nor AMQP header `integrator` is given",
+        ),
+        (
+            "no-topic",
+            br#"{"integrator":"acme","data":[]}"#,
+            "undecodable",
+            "no topic: neither member `topic` nor AMQP property `type` is given",
+        ),
         ("scalar", br#"{"integrator":"acme","topic":"t","data":5}"#, "undecodable", "member `data` is neither an array nor an object"),
         ("too-large", large.as_bytes(), "too_large", "at most 2048 are allowed"),
         (
@@ -162,7 +174,11 @@ async fn headers_that_leave_no_room_for_ours_are_moved_by_the_broker() {
     let rejected = scene.amqp.drain_when("callbacks.rejected", 1, LIMIT).await;
     assert_eq!(rejected[0].body, event("evt-1").as_bytes());
     scene.settled().await;
-    assert_eq!(scene.worker.metric("callbackd_broker_reconnects_total", &[]).await.unwrap_or_default(), 0.0, "no connection was lost over it");
+    assert_eq!(
+        scene.worker.metric("callbackd_broker_reconnects_total", &[]).await.unwrap_or_default(),
+        0.0,
+        "no connection was lost over it"
+    );
 }
 
 #[tokio::test]
@@ -178,7 +194,8 @@ async fn a_poison_frame_is_moved_to_the_rejected_and_good_events_keep_flowing() 
         scene.publish(&event(&format!("evt-{n}"))).await;
     }
     let limit = Duration::from_secs(90);
-    let distinct = |seen: &[support::Seen]| seen.iter().map(|one| one.webhook_id().to_owned()).collect::<std::collections::BTreeSet<_>>().len();
+    let distinct =
+        |seen: &[support::Seen]| seen.iter().map(|one| one.webhook_id().to_owned()).collect::<std::collections::BTreeSet<_>>().len();
     receiver.wait("all good events", limit, |seen| distinct(seen) == 2 * before).await;
     eventually("the poison is rejected", limit, async || (scene.amqp.ready("callbacks.rejected").await == 1).then_some(())).await;
 }

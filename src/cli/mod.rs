@@ -1,16 +1,22 @@
 //! The command line: one file per command.
 
 pub mod check;
+pub mod dead;
 pub mod event_file;
+mod outlet;
+pub mod publish;
 pub mod receive;
 pub mod render;
 pub mod run;
+mod terminal;
+pub mod topology;
 
 use std::path::PathBuf;
 
 use clap::{Parser, Subcommand};
 
-use crate::config::{self, Config, Problems, locate};
+use crate::broker::BrokerError;
+use crate::config::{self, Config, Environment, Problems, locate};
 use crate::telemetry::logging;
 
 /// Tells integrators what happened: consumes a platform's events from RabbitMQ and delivers them over HTTP.
@@ -29,7 +35,10 @@ enum Command {
     Run(run::Run),
     Check(check::Check),
     Render(render::Render),
+    Publish(publish::Publish),
     Receive(receive::Receive),
+    Dead(dead::Dead),
+    Topology(topology::TopologyCommand),
 }
 
 /// Why a command did not do what it was asked.
@@ -76,11 +85,20 @@ impl Cli {
             }
             Command::Check(command) => command.run(path).await,
             Command::Render(command) => command.run(path).await,
+            Command::Publish(command) => command.run(&load(path)?).await,
             Command::Receive(command) => command.run().await,
+            Command::Dead(command) => command.run(&load(path)?).await,
+            Command::Topology(command) => command.run(&load(path)?).await,
         }
     }
 }
 
 fn load(path: Option<PathBuf>) -> Result<Config, CliError> {
-    Ok(config::load(&locate::locate(path)?, std::env::vars())?)
+    Ok(config::load(&locate::locate(path)?, Environment::of_process())?)
+}
+
+impl From<BrokerError> for CliError {
+    fn from(error: BrokerError) -> Self {
+        Self::Failed(error.to_string())
+    }
 }

@@ -5,8 +5,8 @@ use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use tokio::sync::watch;
 
-use super::delivery::{self, Delivery};
 use super::Shared;
+use super::delivery::{self, Delivery};
 use crate::domain::lane::Lane;
 use crate::domain::names::{EndpointId, IntegratorKey};
 use crate::telemetry::Telemetry;

@@ -45,7 +45,13 @@ struct State {
 
 impl Parcel {
     /// `deliveries` counts the settlements that it takes.
-    pub(super) fn new(original: Original, event: Event, history: History, claim: Claim, (deliveries, telemetry): (usize, &Telemetry)) -> Arc<Self> {
+    pub(super) fn new(
+        original: Original,
+        event: Event,
+        history: History,
+        claim: Claim,
+        (deliveries, telemetry): (usize, &Telemetry),
+    ) -> Arc<Self> {
         telemetry.held_add(1);
         Arc::new(Self {
             original,
