@@ -12,7 +12,15 @@ use super::broker::Vhost;
 /// # Panics
 /// When the configuration is not accepted.
 pub fn config_for(vhost: &Vhost) -> Config {
-    config_with(vhost, "[wait]\nshortest = \"1s\"\nlongest = \"4s\"\n")
+    config_at(&vhost.url())
+}
+
+/// The same for a URL.
+///
+/// # Panics
+/// When the configuration is not accepted.
+pub fn config_at(url: &str) -> Config {
+    loaded(url, "[wait]\nshortest = \"1s\"\nlongest = \"4s\"\n")
 }
 
 /// The same with other sections instead of `[wait]`.
@@ -20,11 +28,15 @@ pub fn config_for(vhost: &Vhost) -> Config {
 /// # Panics
 /// When the configuration is not accepted.
 pub fn config_with(vhost: &Vhost, sections: &str) -> Config {
+    loaded(&vhost.url(), sections)
+}
+
+fn loaded(url: &str, sections: &str) -> Config {
     let folder = tempfile::tempdir().expect("a folder");
     let path = folder.path().join("callbackd.toml");
     let text = format!(
         "[broker]\nurl = \"{}\"\n{}{sections}\n[integrators]\nfile = \"integrators.toml\"\n",
-        vhost.url(),
+        url,
         ["compliance", "ident"].map(|name| format!("[[source]]\nname = \"{name}\"\nexchange = \"{name}.events\"\n")).concat(),
     );
     std::fs::write(&path, text).expect("callbackd.toml");

@@ -13,6 +13,7 @@ use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Connection, Consumer};
+use tokio::time::Instant;
 
 use crate::broker::{BrokerError, connect};
 use crate::cli::CliError;
@@ -23,6 +24,11 @@ use crate::config::{Broker, Config};
 const WINDOW: u16 = 500;
 /// A window that does not fill for so long makes us ask whether the queue has run empty: messages expire, and another operator may be at work.
 const QUIET: Duration = Duration::from_millis(500);
+/// The longest wait for returned messages to be counted as ready again: it takes milliseconds, and never ends where they
+/// expire or another consumer takes them.
+const RETURNED: Duration = Duration::from_secs(1);
+/// The pause before they are counted again.
+const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// Channels of one connection that hold windows: RabbitMQ's default `channel_max` is 2047 (its documentation, "channels").
 const WINDOWS: usize = 2000;
 
@@ -32,9 +38,17 @@ pub(super) struct Pass {
     queue: ShortString,
     limit: Duration,
     bound: u32,
+    /// What was ready in the queue at the start.
+    ready: u32,
     seen: u32,
     settled: u32,
-    windows: Vec<Channel>,
+    windows: Vec<Window>,
+}
+
+/// Messages in our hands, on a channel of their own.
+struct Window {
+    channel: Channel,
+    unsettled: u32,
 }
 
 /// Why a pass could not go on. The broker has everything that was not settled.
@@ -73,8 +87,9 @@ impl Pass {
         let Broker { timeout: limit, .. } = config.broker;
         let connection = connect(&config.broker, "dead").await?;
         let queue = ShortString::try_new(queue).map_err(|_| BrokerError::LongName { what: "the name of the queue" })?;
-        let mut pass = Self { connection, queue, limit, bound: 0, seen: 0, settled: 0, windows: Vec::new() };
-        pass.bound = pass.ready().await?.min(most.unwrap_or(u32::MAX));
+        let mut pass = Self { connection, queue, limit, bound: 0, ready: 0, seen: 0, settled: 0, windows: Vec::new() };
+        pass.ready = pass.ready().await?;
+        pass.bound = pass.ready.min(most.unwrap_or(u32::MAX));
         Ok(pass)
     }
 
@@ -98,7 +113,8 @@ impl Pass {
         let size = u16::try_from(left).unwrap_or(WINDOW).min(WINDOW);
         let channel = within(self.limit, "open a channel", self.connection.create_channel()).await?;
         let mut consumer = self.consume(&channel, size).await?;
-        self.windows.push(channel.clone());
+        self.windows.push(Window { channel: channel.clone(), unsettled: 0 });
+        let before = self.seen;
         let mut taken = 0;
         while taken < size {
             match tokio::time::timeout(QUIET, consumer.next()).await {
@@ -114,6 +130,9 @@ impl Pass {
             }
         }
         self.cancel(&channel, consumer, &mut each).await?;
+        if let Some(window) = self.windows.last_mut() {
+            window.unsettled = self.seen - before;
+        }
         if taken < size {
             self.bound = self.seen;
         }
@@ -125,8 +144,9 @@ impl Pass {
     /// # Errors
     /// [`Broken::Broker`]; the message is then still in the queue, or not: a copy of it may exist twice, never not at all.
     pub(super) async fn settle(&mut self, tag: u64) -> Result<(), Broken> {
-        let Some(channel) = self.windows.last() else { return Ok(()) };
-        within(self.limit, "acknowledge", channel.basic_ack(tag, BasicAckOptions::default())).await?;
+        let Some(window) = self.windows.last_mut() else { return Ok(()) };
+        within(self.limit, "acknowledge", window.channel.basic_ack(tag, BasicAckOptions::default())).await?;
+        window.unsettled -= 1;
         self.settled += 1;
         Ok(())
     }
@@ -139,8 +159,12 @@ impl Pass {
         if self.settled > 0 {
             self.flush().await?;
         }
-        for channel in std::mem::take(&mut self.windows) {
-            within(self.limit, "return the messages", channel.close(200, ShortString::from("done"))).await?;
+        let counter = within(self.limit, "open a channel", self.connection.create_channel()).await?;
+        let mut back = self.ready.saturating_sub(self.seen);
+        for window in std::mem::take(&mut self.windows) {
+            within(self.limit, "return the messages", window.channel.close(200, ShortString::from("done"))).await?;
+            back += window.unsettled;
+            self.wait_until_ready(&counter, back).await?;
         }
         let _ = tokio::time::timeout(self.limit, self.connection.close(200, "done".into())).await;
         Ok(())
@@ -161,11 +185,21 @@ impl Pass {
         Ok(within(self.limit, "count the messages", declared).await?.message_count())
     }
 
+    /// The broker answers that a channel is closed before its messages are back in the queue. The next channel's must not
+    /// overtake them, and whoever comes after us must find them all.
+    async fn wait_until_ready(&self, counter: &Channel, back: u32) -> Result<(), Broken> {
+        let end = Instant::now() + RETURNED;
+        while self.count(counter).await? < back && Instant::now() < end {
+            tokio::time::sleep(LOOK_AGAIN).await;
+        }
+        Ok(())
+    }
+
     /// `connection.close` right after acknowledgements was seen to overtake some of them inside the broker. A question to the queue on
     /// the same channel stands behind them.
     async fn flush(&self) -> Result<(), Broken> {
-        for channel in &self.windows {
-            self.count(channel).await?;
+        for window in &self.windows {
+            self.count(&window.channel).await?;
         }
         Ok(())
     }
