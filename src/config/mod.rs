@@ -1,18 +1,46 @@
 //! The configuration: raw text in, valid types out, all problems at once.
+//!
+//! A file becomes a table (`file`), variables override it (`environment`), sections are read from it key by key
+//! (`section`, `kinds`), and every problem is noted on the way (`reading`). There is one file for each group of keys.
 
-use std::fmt;
-use std::net::SocketAddr;
-use std::num::NonZeroU16;
-use std::path::PathBuf;
+use std::path::{Path, PathBuf};
 use std::sync::Arc;
-use std::time::Duration;
 
-use ipnet::IpNet;
-use secrecy::{ExposeSecret as _, SecretString};
+use toml::Table;
 
-use crate::domain::ladder::{Ladder, Rung};
-use crate::domain::names::SourceName;
-use crate::domain::retry::RetryPolicy;
+use self::reading::Reading;
+use self::section::Section;
+use crate::domain::integrator::Directory;
+use crate::domain::ladder::Ladder;
+
+mod broker;
+mod delivery;
+mod egress;
+mod environment;
+mod file;
+mod headers;
+mod integrators;
+mod kinds;
+pub mod locate;
+mod operations;
+mod problems;
+mod reading;
+pub mod reload;
+mod secret;
+mod section;
+mod source;
+mod units;
+mod worker;
+
+pub use broker::{Broker, BrokerUrl, Names};
+pub use delivery::DeliveryDefaults;
+pub use egress::{Egress, PrivateNetworks};
+pub use environment::Environment;
+pub use operations::{Admin, Log, LogFormat};
+pub use problems::Problems;
+pub use source::Source;
+pub use units::parse_duration;
+pub use worker::{Dead, Worker};
 
 /// Everything `callbackd.toml` and its environment overrides say, valid.
 #[derive(Debug, Clone)]
@@ -39,173 +67,131 @@ pub struct Config {
     pub log: Log,
 }
 
-/// How to reach RabbitMQ and what to call things there.
-#[derive(Debug, Clone)]
-pub struct Broker {
-    /// Where it is.
-    pub url: BrokerUrl,
-    /// Declare exchanges, queues and bindings at start; otherwise only check that they are there.
-    pub declare: bool,
-    /// Names of what all sources share.
-    pub names: Names,
-    /// The AMQP heartbeat: a silent connection is given up after twice this.
-    pub heartbeat: Duration,
-    /// Limit on every single operation.
-    pub timeout: Duration,
-    /// Channels that publish, one message in flight on each.
-    pub publish_channels: usize,
+/// Most bytes of `callbackd.toml`.
+const CONFIG_LIMIT: u64 = 1 << 20;
+
+/// Most bytes of `integrators.toml`: some 100,000 integrators.
+const DIRECTORY_LIMIT: u64 = 64 << 20;
+
+/// Loads `callbackd.toml` with the overrides among the environment's variables.
+///
+/// # Errors
+/// All problems at once: a file that cannot be read, bad syntax, unknown keys, values that are wrong or out of range.
+pub fn load(path: &Path, environment: impl IntoIterator<Item = (String, String)>) -> Result<Config, Problems> {
+    let environment = environment.into_iter().collect();
+    let mut table = file::read_table(path, CONFIG_LIMIT)?;
+    let reading = Reading::overridden(path, &mut table, &environment);
+    let config = read_config(&reading, table);
+    reading.finish(config)
 }
 
-/// The broker's address with its credentials. Prints without user, password and query.
-#[derive(Clone)]
-pub struct BrokerUrl(SecretString);
-
-impl BrokerUrl {
-    /// Wraps a URL that has been checked.
-    #[must_use]
-    pub fn new(url: String) -> Self {
-        Self(url.into())
-    }
-
-    /// The whole URL, for the connection alone.
-    #[must_use]
-    pub fn expose(&self) -> &str {
-        self.0.expose_secret()
-    }
+/// Loads `integrators.toml`, with the secrets that it names. An empty file is a directory with nobody in it.
+///
+/// # Errors
+/// All problems at once, as [`load`].
+pub fn load_directory(path: &Path, delivery: &DeliveryDefaults, egress: &Egress, environment: &Environment) -> Result<Directory, Problems> {
+    let table = file::read_table(path, DIRECTORY_LIMIT)?;
+    let reading = Reading::of(path, environment);
+    let directory = Section::root(&reading, table, |root| integrators::read(root, delivery, egress));
+    reading.finish(Some(directory))
 }
 
-impl fmt::Display for BrokerUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        match url::Url::parse(self.expose()) {
-            Ok(url) => write!(f, "{}://{}:{}{}", url.scheme(), url.host_str().unwrap_or_default(), url.port().unwrap_or(5672), url.path()),
-            Err(_) => f.write_str("(unreadable broker URL)"),
+/// Loads the configuration and the integrators' file that it names, with the environment of this process.
+///
+/// # Errors
+/// All problems of both files; those of the second only when the first can be used.
+pub fn load_all(path: &Path) -> Result<(Config, Directory), Problems> {
+    let environment = Environment::of_process();
+    let config = load(path, environment.clone())?;
+    let directory = load_directory(&config.integrators_file, &config.delivery, &config.egress, &environment)?;
+    Ok((config, directory))
+}
+
+fn read_config(reading: &Reading<'_>, table: Table) -> Option<Config> {
+    Section::root(reading, table, |root| {
+        let (broker, prefix) = root.section("broker", broker::read);
+        let sources = source::read_all(root, &prefix);
+        let ladder = root.section("wait", source::read_ladder);
+        if let (Some(broker), Some(ladder)) = (&broker, &ladder) {
+            source::refuse_shared_names(reading, &sources, &broker.names, ladder);
+        }
+        let worker = root.section("worker", worker::read);
+        let dead = root.section("dead", worker::read_dead);
+        let delivery = root.section("delivery", |section| delivery::read(section, &DeliveryDefaults::default()));
+        let egress = root.section("egress", egress::read);
+        let admin = root.section("admin", operations::read_admin);
+        let log = root.section("log", operations::read_log);
+        let file = root.section("integrators", |section| section.or("file", "integrators.toml".to_owned(), kinds::text(4096)));
+        let integrators_file = reading.resolve(&file);
+        Some(Config { broker: broker?, sources, ladder: Arc::new(ladder?), worker, dead, delivery, egress, admin, integrators_file, log })
+    })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use toml::Value;
+
+    use super::*;
+
+    fn example(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name)
+    }
+
+    /// The paths of all keys of a table, lists left out of them.
+    fn keys(value: &Value, path: &str, found: &mut BTreeSet<String>) {
+        match value {
+            Value::Table(table) => table.iter().for_each(|(key, value)| {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                keys(value, &path, found);
+                found.insert(path);
+            }),
+            Value::Array(list) => list.iter().for_each(|value| keys(value, path, found)),
+            _ => {}
         }
     }
-}
 
-impl fmt::Debug for BrokerUrl {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        fmt::Display::fmt(self, f)
-    }
-}
-
-/// Names on the broker that all sources share.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub struct Names {
-    /// The exchange through which the broker dead-letters, with [`Self::unroutable`] behind it.
-    pub route: String,
-    /// The exchange through which we publish; nothing behind it, so that a missing queue is returned to us.
-    pub publish: String,
-    /// The queue of dead deliveries.
-    pub dead: String,
-    /// The queue of rejected events.
-    pub rejected: String,
-    /// The exchange and queue of what found no queue.
-    pub unroutable: String,
-}
-
-/// One stream of events.
-#[derive(Debug, Clone)]
-pub struct Source {
-    /// Its name, which labels metrics.
-    pub name: SourceName,
-    /// The exchange that upstream publishes to.
-    pub exchange: String,
-    /// The queue of first attempts.
-    pub queue: String,
-    /// The binding key between the two.
-    pub binding: String,
-    /// Most messages of each of the source's two queues in our hands at one time.
-    pub prefetch: NonZeroU16,
-}
-
-impl Source {
-    /// The queue of retries that are due.
-    #[must_use]
-    pub fn due_queue(&self) -> String {
-        format!("{}.due", self.queue)
+    fn missing(asked: BTreeSet<String>, example: &Table) -> Vec<String> {
+        let mut shown = BTreeSet::new();
+        keys(&Value::Table(example.clone()), "", &mut shown);
+        assert!(asked.len() > 10, "{asked:?}");
+        asked.into_iter().filter(|key| !shown.contains(key)).collect()
     }
 
-    /// The queue of one rung of this source's ladder.
-    #[must_use]
-    pub fn wait_queue(&self, rung: Rung) -> String {
-        format!("{}.wait.{rung}", self.queue)
+    #[test]
+    fn the_example_configuration_is_good_shows_every_key_and_the_defaults() {
+        let (path, environment) = (example("callbackd.example.toml"), Environment::default());
+        let mut table = file::read_table(&path, CONFIG_LIMIT).unwrap();
+        let reading = Reading::overridden(&path, &mut table, &environment);
+        let shown = read_config(&reading, table.clone()).unwrap();
+        assert_eq!(missing(reading.asked(), &table), [""; 0]);
+        reading.finish(Some(())).unwrap();
+
+        let folder = tempfile::tempdir().unwrap();
+        let least = folder.path().join("least.toml");
+        let sources =
+            "[[source]]\nname = 'compliance'\nexchange = 'compliance.events'\n[[source]]\nname = 'ident'\nexchange = 'ident.events'";
+        std::fs::write(&least, format!("broker.url = 'amqp://guest:guest@127.0.0.1:5672/%2f'\n{sources}")).unwrap();
+        let mut defaults = load(&least, environment).unwrap();
+        // The two that differ: an optional key that has to be shown, and the folder.
+        defaults.delivery.retry.max_attempts = Some(1000);
+        assert_eq!(defaults.integrators_file, folder.path().join("integrators.toml"));
+        defaults.integrators_file.clone_from(&shown.integrators_file);
+        assert_eq!(format!("{shown:#?}"), format!("{defaults:#?}"));
     }
-}
 
-/// Limits of the worker.
-#[derive(Debug, Clone, Copy)]
-pub struct Worker {
-    /// Bytes of body beyond which an event is rejected.
-    pub max_body: usize,
-    /// How long an event of an unknown integrator waits for its configuration.
-    pub unknown_integrator_wait: Duration,
-    /// How long a stop waits for requests in flight.
-    pub stop_timeout: Duration,
-}
-
-/// What happens to what is not delivered.
-#[derive(Debug, Clone, Copy)]
-pub struct Dead {
-    /// How long dead and rejected messages are kept.
-    pub retention: Duration,
-}
-
-/// Defaults of every endpoint.
-#[derive(Debug, Clone, Copy)]
-pub struct DeliveryDefaults {
-    /// Limit on one attempt.
-    pub timeout: Duration,
-    /// Most requests at one time.
-    pub max_in_flight: NonZeroU16,
-    /// When to try again and when to stop.
-    pub retry: RetryPolicy,
-}
-
-/// Where requests may go.
-#[derive(Debug, Clone)]
-pub struct Egress {
-    /// Admit `http://` beside `https://`.
-    pub allow_http: bool,
-    /// Whether private and loopback addresses may be called.
-    pub private: PrivateNetworks,
-}
-
-/// Which addresses that are not on the public internet may be called.
-#[derive(Debug, Clone, PartialEq, Eq)]
-pub enum PrivateNetworks {
-    /// None.
-    Denied,
-    /// All.
-    Allowed,
-    /// Those in these networks.
-    Only(Vec<IpNet>),
-}
-
-/// The side for operators and probes.
-#[derive(Debug, Clone, Copy)]
-pub struct Admin {
-    /// Where to listen.
-    pub listen: SocketAddr,
-}
-
-/// What the log looks like.
-#[derive(Debug, Clone)]
-pub struct Log {
-    /// Its shape.
-    pub format: LogFormat,
-    /// A directive of `tracing_subscriber::EnvFilter`.
-    pub level: String,
-}
-
-/// The shape of log lines.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub enum LogFormat {
-    /// Human on a terminal, JSON otherwise.
-    #[default]
-    Auto,
-    /// For eyes.
-    Human,
-    /// For machines, one object a line.
-    Json,
+    #[test]
+    fn the_example_integrators_are_good_and_show_every_key() {
+        let secret = |name: &str| (name.to_owned(), "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned());
+        let environment: Environment = ["ACME_SIGNING_SECRET", "ACME_STATIC_SECRET"].map(secret).into_iter().collect();
+        let path = example("integrators.example.toml");
+        let table = file::read_table(&path, DIRECTORY_LIMIT).unwrap();
+        let reading = Reading::of(&path, &environment);
+        let egress = Egress { allow_http: false, private: PrivateNetworks::Denied };
+        let directory = Section::root(&reading, table.clone(), |root| integrators::read(root, &DeliveryDefaults::default(), &egress));
+        assert_eq!(missing(reading.asked(), &table), [""; 0]);
+        reading.finish(Some(())).unwrap();
+        assert_eq!((directory.len(), directory.all().count()), (2, 2));
+    }
 }

@@ -20,8 +20,10 @@ pub struct History {
     pub last_status: Option<u16>,
     /// Why the latest attempt failed, short and free of payload, secrets and URLs.
     pub last_error: Option<String>,
-    /// Not to be tried before.
+    /// When the current wait is planned to end; how late it ends in fact is measured from here.
     pub due_at: Option<Timestamp>,
+    /// Not to be tried before: set when the ladder has no rung as long as the wait.
+    pub hold_until: Option<Timestamp>,
     /// Since when nobody by that name has been configured.
     pub unknown_since: Option<Timestamp>,
 }
@@ -39,6 +41,7 @@ impl History {
             last_status: None,
             last_error: None,
             due_at: None,
+            hold_until: None,
             unknown_since: None,
         }
     }

@@ -14,6 +14,7 @@ pub mod ladder;
 pub mod lane;
 pub mod names;
 pub mod reply;
+pub mod request;
 pub mod retry;
 pub mod route;
 pub mod sign;

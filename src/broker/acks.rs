@@ -1,0 +1,304 @@
+//! Acknowledgements in bursts: what is settled within a few milliseconds goes out together.
+//!
+//! One `multiple` for the contiguous beginning and a single acknowledgement for each of the others take a third off the
+//! broker's work. Never the contiguous beginning alone: one hung request would hold back all that came after it until the
+//! prefetch window is full.
+
+use std::collections::BTreeMap;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicU64, Ordering};
+use std::time::Duration;
+
+use futures_util::future::{join, join_all};
+use lapin::Channel;
+use lapin::options::{BasicAckOptions, BasicRejectOptions};
+use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
+use tokio::sync::oneshot;
+use tokio::time::{Instant, timeout, timeout_at};
+use tokio_util::sync::CancellationToken;
+
+use crate::telemetry::{Fact, Telemetry};
+
+/// The longest that a settled message waits for its burst. Measured: at this bound a worker at full load loses no throughput.
+const COLLECT: Duration = Duration::from_millis(5);
+/// The most acknowledgements of one burst.
+const BURST: usize = 64;
+
+/// What is to happen to a message.
+#[derive(Debug)]
+pub enum Settlement {
+    /// The broker forgets it.
+    Ack(u64),
+    /// The broker moves it to the rejected.
+    Reject(u64),
+    /// No message: answered when everything before it is written or counted as stale.
+    Flush(oneshot::Sender<()>),
+}
+
+/// The acknowledgements of one session. Ends when the session and its last claim are gone.
+#[derive(Debug)]
+pub(super) struct Acks {
+    settlements: UnboundedSender<Settlement>,
+    written: Arc<AtomicU64>,
+}
+
+/// What the acknowledgements of one session need.
+pub(super) struct AcksOf {
+    /// The session's channel.
+    pub(super) channel: Channel,
+    /// Its queue, for facts.
+    pub(super) queue: String,
+    /// Limit on writing one burst.
+    pub(super) limit: Duration,
+    /// Ends with the session: nothing can be written any more.
+    pub(super) over: CancellationToken,
+    /// Cancelled here when a burst cannot be written, which ends the session.
+    pub(super) fault: CancellationToken,
+    /// Where stale acknowledgements are told.
+    pub(super) telemetry: Telemetry,
+}
+
+impl Acks {
+    /// Starts the task that writes.
+    pub(super) fn start(of: AcksOf) -> Self {
+        // Unbounded, and yet bounded: a message is settled once, and the broker hands out no more than the prefetch window.
+        let (settlements, receiver) = mpsc::unbounded_channel();
+        let written = Arc::new(AtomicU64::new(0));
+        tokio::spawn(Writer { of, ledger: Ledger::default(), written: Arc::clone(&written) }.run(receiver));
+        Self { settlements, written }
+    }
+
+    /// Where claims send what became of their message.
+    pub(super) fn sender(&self) -> UnboundedSender<Settlement> {
+        self.settlements.clone()
+    }
+
+    /// Messages settled so far, as far as we could write.
+    pub(super) fn written(&self) -> u64 {
+        self.written.load(Ordering::Relaxed)
+    }
+
+    /// Returns when everything settled before is written, or counted as stale.
+    pub(super) async fn flush(&self) {
+        let (done, flushed) = oneshot::channel();
+        if self.settlements.send(Settlement::Flush(done)).is_ok() {
+            let _ = flushed.await;
+        }
+    }
+}
+
+struct Writer {
+    of: AcksOf,
+    ledger: Ledger,
+    written: Arc<AtomicU64>,
+}
+
+impl Writer {
+    async fn run(mut self, mut receiver: UnboundedReceiver<Settlement>) {
+        while let Some(first) = receiver.recv().await {
+            let mut batch = Batch::default();
+            batch.add(first);
+            let end = Instant::now() + COLLECT;
+            while !batch.is_full() {
+                match timeout_at(end, receiver.recv()).await {
+                    Ok(Some(settlement)) => batch.add(settlement),
+                    Ok(None) | Err(_) => break,
+                }
+            }
+            self.write(batch).await;
+        }
+    }
+
+    async fn write(&mut self, batch: Batch) {
+        let Batch { acks, rejects, flush } = batch;
+        let settled = (acks.len() + rejects.len()) as u64;
+        let stale = if self.of.over.is_cancelled() {
+            settled
+        } else {
+            let burst = self.ledger.plan(acks, rejects);
+            self.send(&burst).await
+        };
+        self.written.fetch_add(settled - stale, Ordering::Relaxed);
+        if stale > 0 {
+            self.of.telemetry.record(&Fact::StaleAcks { queue: &self.of.queue, count: stale });
+        }
+        if let Some(done) = flush {
+            let _ = done.send(());
+        }
+    }
+
+    /// Writes a burst, all of it before any of it is awaited, and returns how many messages of it could not be written.
+    async fn send(&self, burst: &Burst) -> u64 {
+        let channel = &self.of.channel;
+        let multiple = burst.multiple.iter().map(|(tag, covers)| (*tag, true, *covers));
+        let acks = multiple.chain(burst.singles.iter().map(|tag| (*tag, false, 1))).map(|(tag, multiple, covers)| async move {
+            channel.basic_ack(tag, BasicAckOptions { multiple }).await.map_or(covers, |()| 0)
+        });
+        let rejects = burst
+            .rejects
+            .iter()
+            .map(|tag| async move { channel.basic_reject(*tag, BasicRejectOptions { requeue: false }).await.map_or(1, |()| 0) });
+        match timeout(self.of.limit, join(join_all(acks), join_all(rejects))).await {
+            Ok((acks, rejects)) => acks.into_iter().chain(rejects).sum(),
+            Err(_) => {
+                self.of.fault.cancel();
+                burst.messages()
+            }
+        }
+    }
+}
+
+/// What was settled within one burst's time.
+#[derive(Debug, Default)]
+struct Batch {
+    acks: Vec<u64>,
+    rejects: Vec<u64>,
+    flush: Option<oneshot::Sender<()>>,
+}
+
+impl Batch {
+    fn add(&mut self, settlement: Settlement) {
+        match settlement {
+            Settlement::Ack(tag) => self.acks.push(tag),
+            Settlement::Reject(tag) => self.rejects.push(tag),
+            Settlement::Flush(done) => self.flush = Some(done),
+        }
+    }
+
+    const fn is_full(&self) -> bool {
+        self.flush.is_some() || self.acks.len() + self.rejects.len() >= BURST
+    }
+}
+
+/// What goes out in one burst.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct Burst {
+    /// A tag that is acknowledged with all unsettled ones before it, and how many that are.
+    multiple: Option<(u64, u64)>,
+    /// Tags that are acknowledged one by one.
+    singles: Vec<u64>,
+    /// Tags that are rejected.
+    rejects: Vec<u64>,
+}
+
+impl Burst {
+    fn messages(&self) -> u64 {
+        self.multiple.map_or(0, |(_, covers)| covers) + (self.singles.len() + self.rejects.len()) as u64
+    }
+}
+
+/// Which delivery tags of a session are settled, as disjoint intervals that do not touch (first to last). Tags are counted
+/// from 1, so there are never more intervals than unsettled messages plus one.
+#[derive(Debug, Default)]
+struct Ledger(BTreeMap<u64, u64>);
+
+impl Ledger {
+    /// Decides how the broker is told of newly settled tags, and takes them as told.
+    ///
+    /// The tag of `multiple` is itself among `acks`, since the broker refuses one that it knows as settled. What is rejected
+    /// in the same burst is never below it: the order of frames within a burst is not ours, and a message that is
+    /// acknowledged before its reject comes would be lost.
+    fn plan(&mut self, mut acks: Vec<u64>, rejects: Vec<u64>) -> Burst {
+        acks.sort_unstable();
+        for tag in &acks {
+            self.insert(*tag);
+        }
+        let contiguous = self.0.first_key_value().filter(|(first, _)| **first == 1).map_or(0, |(_, last)| *last);
+        let singles = acks.split_off(acks.partition_point(|tag| *tag <= contiguous));
+        for tag in &rejects {
+            self.insert(*tag);
+        }
+        Burst { multiple: acks.last().map(|tag| (*tag, acks.len() as u64)), singles, rejects }
+    }
+
+    fn insert(&mut self, tag: u64) {
+        let before = self.0.range(..tag).next_back().map(|(first, last)| (*first, *last)).filter(|(_, last)| last + 1 == tag);
+        let last = self.0.remove(&(tag + 1)).unwrap_or(tag);
+        self.0.insert(before.map_or(tag, |(first, _)| first), last);
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use proptest::prelude::*;
+
+    use super::*;
+
+    /// What the broker does with a burst, or why it would close the channel.
+    #[derive(Debug)]
+    struct BrokerSide {
+        unsettled: BTreeSet<u64>,
+        acknowledged: BTreeSet<u64>,
+    }
+
+    impl BrokerSide {
+        fn take(&mut self, burst: &Burst, rejects_first: bool) {
+            if rejects_first {
+                self.reject(burst);
+            }
+            if let Some((tag, covers)) = burst.multiple {
+                assert!(self.unsettled.contains(&tag), "the broker knows no unsettled {tag}");
+                let all: Vec<u64> = self.unsettled.range(..=tag).copied().collect();
+                assert_eq!(all.len() as u64, covers);
+                for tag in all {
+                    self.ack(tag);
+                }
+            }
+            for tag in &burst.singles {
+                self.ack(*tag);
+            }
+            if !rejects_first {
+                self.reject(burst);
+            }
+        }
+
+        fn ack(&mut self, tag: u64) {
+            assert!(self.unsettled.remove(&tag), "{tag} is settled twice");
+            self.acknowledged.insert(tag);
+        }
+
+        fn reject(&mut self, burst: &Burst) {
+            for tag in &burst.rejects {
+                assert!(self.unsettled.remove(tag), "{tag} is settled twice");
+            }
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn acknowledges_every_settled_message_once_and_no_other(
+            order in Just((1_u64..=200).collect::<Vec<_>>()).prop_shuffle(),
+            sizes in prop::collection::vec(1_usize..20, 1..40),
+            rejected in prop::collection::btree_set(1_u64..=200, 0..30),
+            rejects_first: bool,
+        ) {
+            let mut broker = BrokerSide { unsettled: (1..=200).collect(), acknowledged: BTreeSet::new() };
+            let mut ledger = Ledger::default();
+            let (mut settled, mut rest) = (BTreeSet::new(), order.as_slice());
+            for size in sizes {
+                let (now, later) = rest.split_at(size.min(rest.len()));
+                rest = later;
+                settled.extend(now.iter().copied());
+                let (rejects, acks): (Vec<u64>, Vec<u64>) = now.iter().partition(|tag| rejected.contains(tag));
+                let burst = ledger.plan(acks, rejects);
+                prop_assert_eq!(burst.messages(), now.len() as u64);
+                broker.take(&burst, rejects_first);
+                prop_assert_eq!(&broker.acknowledged, &settled.difference(&rejected).copied().collect::<BTreeSet<_>>());
+                prop_assert!(ledger.0.len() <= broker.unsettled.len() + 1);
+            }
+        }
+    }
+
+    #[test]
+    fn a_hung_message_holds_back_no_other() {
+        let mut ledger = Ledger::default();
+        let burst = ledger.plan(vec![3, 2, 5], vec![]);
+        assert_eq!(burst, Burst { multiple: None, singles: vec![2, 3, 5], rejects: vec![] });
+        let burst = ledger.plan(vec![1], vec![4]);
+        assert_eq!(burst, Burst { multiple: Some((1, 1)), singles: vec![], rejects: vec![4] });
+        let burst = ledger.plan(vec![7, 6, 9], vec![]);
+        assert_eq!(burst, Burst { multiple: Some((7, 2)), singles: vec![9], rejects: vec![] });
+    }
+}

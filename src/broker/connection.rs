@@ -1,0 +1,184 @@
+//! Connections to RabbitMQ: the one place that makes them, what can go wrong, and the pause before the next try.
+
+use std::time::Duration;
+
+use lapin::types::ShortString;
+use lapin::uri::AMQPUri;
+use lapin::{Connection, ConnectionProperties, ErrorKind};
+
+use crate::config::Broker;
+
+/// What the broker calls a missing exchange or queue (AMQP 0-9-1, reply code `not-found`).
+const NOT_FOUND: u16 = 404;
+
+/// A step with the broker that did not succeed. No text of it holds the broker's URL or its password.
+#[derive(Debug, thiserror::Error)]
+pub enum BrokerError {
+    /// The URL is none that AMQP knows. The configuration's check lets none of these pass.
+    #[error("the broker's URL is no AMQP URL")]
+    BadUrl,
+    /// A name does not fit into AMQP's short string. Nothing was sent.
+    #[error("{what} is longer than the 255 bytes that AMQP allows")]
+    LongName {
+        /// What has the name.
+        what: &'static str,
+    },
+    /// The broker did not answer in time; whether it did its part is unknown.
+    #[error("{step}: no answer within {limit:?}")]
+    TimedOut {
+        /// What was asked of it.
+        step: &'static str,
+        /// The configured limit.
+        limit: Duration,
+    },
+    /// The broker refused, or the connection broke.
+    #[error("{step}: {source}")]
+    Failed {
+        /// What was asked of it.
+        step: &'static str,
+        /// The client library's words.
+        source: lapin::Error,
+    },
+    /// The connection ended without a word.
+    #[error("the connection ended")]
+    Ended,
+    /// The broker ended the consumer, as it does when its queue is deleted.
+    #[error("the broker ended the consumer")]
+    ConsumerEnded,
+    /// A burst of acknowledgements could not be written within the limit.
+    #[error("acknowledgements could not be written in time")]
+    AcksStuck,
+    /// Exchanges, queues or bindings are missing or different.
+    #[error("{0}")]
+    Topology(String),
+}
+
+impl BrokerError {
+    /// The broker sent a frame that the client library cannot read: a message with a short string that is no UTF-8.
+    #[must_use]
+    pub fn is_poison(&self) -> bool {
+        matches!(self, Self::Failed { source, .. } if matches!(source.kind(), ErrorKind::ParsingError(_)))
+    }
+
+    /// The exchange or queue does not exist.
+    #[must_use]
+    pub fn is_missing(&self) -> bool {
+        matches!(self, Self::Failed { source, .. }
+            if matches!(source.kind(), ErrorKind::ProtocolError(error) if error.get_id() == NOT_FOUND))
+    }
+}
+
+/// Makes one connection, named `callbackd <link>` in the broker's lists, that lasts until something goes wrong: nothing in
+/// it recovers by itself, since the client library's own recovery hides lost sessions from their consumers.
+///
+/// The configured heartbeat and time limit hold where the URL's query names none.
+///
+/// # Errors
+/// [`BrokerError`] when there is no usable connection within the configured limit.
+pub async fn connect(broker: &Broker, link: &str) -> Result<Connection, BrokerError> {
+    // Another part of the process may have been first: the same provider is then in place already.
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let mut uri: AMQPUri = broker.url.expose().parse().map_err(|_| BrokerError::BadUrl)?;
+    uri.query.heartbeat.get_or_insert_with(|| whole_seconds(broker.heartbeat));
+    uri.query.connection_timeout.get_or_insert_with(|| u64::try_from(broker.timeout.as_millis()).unwrap_or(u64::MAX));
+    let properties = ConnectionProperties::default().with_connection_name(format!("callbackd {link}").into());
+    within(broker.timeout, "connect", Connection::connect_uri(uri, properties)).await
+}
+
+/// AMQP counts heartbeats in seconds, and 0 would turn them off.
+fn whole_seconds(heartbeat: Duration) -> u16 {
+    u16::try_from(heartbeat.as_millis().div_ceil(1000)).unwrap_or(u16::MAX).max(1)
+}
+
+/// Awaits one step of the broker, but not for ever: awaits of the client library were seen to hang.
+///
+/// # Errors
+/// [`BrokerError::TimedOut`] and [`BrokerError::Failed`], both naming the step.
+pub(crate) async fn within<T>(
+    limit: Duration,
+    step: &'static str,
+    answer: impl Future<Output = lapin::Result<T>>,
+) -> Result<T, BrokerError> {
+    match tokio::time::timeout(limit, answer).await {
+        Ok(Ok(value)) => Ok(value),
+        Ok(Err(source)) => Err(BrokerError::Failed { step, source }),
+        Err(_) => Err(BrokerError::TimedOut { step, limit }),
+    }
+}
+
+/// A name as AMQP wants it; the library's own conversion panics where this one fails.
+///
+/// # Errors
+/// [`BrokerError::LongName`] above 255 bytes.
+pub(crate) fn short(what: &'static str, name: &str) -> Result<ShortString, BrokerError> {
+    ShortString::try_new(name).map_err(|_| BrokerError::LongName { what })
+}
+
+/// The growing, jittered pause between two tries. It never ends: reconnecting is what this service is for.
+#[derive(Debug)]
+pub(crate) struct Pause {
+    longest_now: Duration,
+}
+
+impl Pause {
+    /// No pause is shorter.
+    pub(crate) const SHORTEST: Duration = Duration::from_millis(100);
+    /// No pause is longer: an operator who mends the broker does not want to wait for us.
+    pub(crate) const LONGEST: Duration = Duration::from_secs(10);
+
+    /// Starts with the shortest pause.
+    pub(crate) const fn new() -> Self {
+        Self { longest_now: Self::SHORTEST.saturating_mul(2) }
+    }
+
+    /// The next pause, between half and all of a bound that doubles each time; `dice` is 0 (included) to 1 (excluded).
+    pub(crate) fn next(&mut self, dice: f64) -> Duration {
+        let bound = self.longest_now;
+        self.longest_now = bound.saturating_mul(2).min(Self::LONGEST);
+        bound.mul_f64(0.5 + dice.clamp(0.0, 1.0) / 2.0)
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{BrokerUrl, Names};
+
+    fn broker(url: &str) -> Broker {
+        let name = String::new;
+        Broker {
+            url: BrokerUrl::new(url.to_owned()),
+            declare: true,
+            names: Names { route: name(), publish: name(), dead: name(), rejected: name(), unroutable: name() },
+            heartbeat: Duration::from_secs(10),
+            timeout: Duration::from_millis(500),
+            publish_channels: 1,
+        }
+    }
+
+    #[test]
+    fn the_pause_grows_from_100_ms_to_10_s_and_stays_there() {
+        let mut pause = Pause::new();
+        let shortest: Vec<u128> = (0..9).map(|_| pause.next(0.0).as_millis()).collect();
+        assert_eq!(shortest, [100, 200, 400, 800, 1600, 3200, 5000, 5000, 5000]);
+        let mut pause = Pause::new();
+        let longest: Vec<u128> = (0..9).map(|_| pause.next(1.0).as_millis()).collect();
+        assert_eq!(longest, [200, 400, 800, 1600, 3200, 6400, 10_000, 10_000, 10_000]);
+    }
+
+    #[test]
+    fn a_heartbeat_is_whole_seconds_and_never_off() {
+        assert_eq!(whole_seconds(Duration::ZERO), 1);
+        assert_eq!(whole_seconds(Duration::from_millis(1001)), 2);
+        assert_eq!(whole_seconds(Duration::from_secs(1_000_000)), u16::MAX);
+    }
+
+    #[tokio::test]
+    async fn no_error_tells_the_url_or_the_password() {
+        for url in ["amqp://user:hunter2@127.0.0.1:1/%2f", "hunter2", "http://hunter2@x", "amqp://user:hunter2@host.invalid/%2f"] {
+            let error = connect(&broker(url), "test").await.unwrap_err();
+            let text = format!("{error} {error:?}");
+            assert!(!text.contains("hunter2") && !text.contains("user:"), "{text}");
+        }
+    }
+}

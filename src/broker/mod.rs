@@ -1,0 +1,18 @@
+//! The side towards RabbitMQ: what must be there, how messages are read and written, and how they are settled.
+
+pub mod acks;
+pub mod claim;
+pub mod connection;
+pub mod headers;
+mod publish_link;
+pub mod publisher;
+mod quarantine;
+mod session;
+pub mod subscription;
+pub mod topology;
+
+pub use claim::{Claim, Delivered, Proof};
+pub use connection::{BrokerError, connect};
+pub use publisher::{Confirmed, NotPublished, Outgoing, Publisher};
+pub use subscription::{Inbound, QueueRole, Subscription};
+pub use topology::{Topology, TopologyError};

@@ -1,0 +1,51 @@
+//! A request as the receiver saw it.
+
+use axum::http::HeaderMap;
+use axum::http::request::Parts;
+use bytes::Bytes;
+use percent_encoding::percent_decode_str;
+
+use super::signature::Signature;
+use crate::domain::request::{ATTEMPT, EVENT_IDS, INTEGRATOR, WEBHOOK_ID};
+use crate::domain::sign::SigningSecret;
+use crate::domain::time::Timestamp;
+
+/// What is shown of a request.
+pub(super) struct Seen {
+    pub(super) at: Timestamp,
+    pub(super) method: String,
+    /// With the query.
+    pub(super) path: String,
+    pub(super) webhook_id: Option<String>,
+    pub(super) attempt: Option<u32>,
+    pub(super) integrator: Option<String>,
+    /// Decoded, in the order of the body's events.
+    pub(super) event_ids: Vec<String>,
+    pub(super) signature: Signature,
+    pub(super) body: Bytes,
+}
+
+impl Seen {
+    pub(super) fn new(head: &Parts, body: Bytes, secrets: &[SigningSecret], now: Timestamp) -> Self {
+        let ids = text(&head.headers, EVENT_IDS.as_str());
+        Self {
+            at: now,
+            method: head.method.to_string(),
+            path: head.uri.path_and_query().map_or_else(|| "/".to_owned(), ToString::to_string),
+            webhook_id: text(&head.headers, WEBHOOK_ID.as_str()),
+            attempt: text(&head.headers, ATTEMPT.as_str()).and_then(|number| number.parse().ok()),
+            integrator: text(&head.headers, INTEGRATOR.as_str()).map(|key| decoded(&key)),
+            event_ids: ids.iter().flat_map(|ids| ids.split(',')).filter(|id| !id.is_empty()).map(decoded).collect(),
+            signature: Signature::check(secrets, &head.headers, &body, now),
+            body,
+        }
+    }
+}
+
+fn text(headers: &HeaderMap, name: &str) -> Option<String> {
+    headers.get(name).map(|value| String::from_utf8_lossy(value.as_bytes()).into_owned())
+}
+
+fn decoded(text: &str) -> String {
+    percent_decode_str(text).decode_utf8_lossy().into_owned()
+}

@@ -1,0 +1,86 @@
+//! Reading files: never more than a limit, never anything but a plain file.
+
+use std::fs::File;
+use std::io::{self, Read as _};
+use std::path::Path;
+
+use toml::Table;
+use toml::de::{DeTable, Error};
+
+use super::problems::Problems;
+
+/// Syntax errors shown of one file: beyond a few, each is an echo of the ones before.
+const SYNTAX_ERRORS: usize = 20;
+
+/// The text of a file of at most `limit` bytes.
+///
+/// # Errors
+/// What is wrong, without the file's name.
+pub(super) fn read_text(path: &Path, limit: u64) -> Result<String, String> {
+    let cannot = |error: io::Error| format!("cannot be read: {error}");
+    // Opening a FIFO would wait for a writer for ever, so look first.
+    if !std::fs::metadata(path).map_err(cannot)?.is_file() {
+        return Err("is no plain file".to_owned());
+    }
+    let mut text = Vec::new();
+    File::open(path).map_err(cannot)?.take(limit + 1).read_to_end(&mut text).map_err(cannot)?;
+    if u64::try_from(text.len()).is_ok_and(|length| length > limit) {
+        return Err(format!("is over {limit} bytes long"));
+    }
+    String::from_utf8(text).map_err(|_| "is not UTF-8".to_owned())
+}
+
+/// The table of a TOML file of at most `limit` bytes.
+///
+/// # Errors
+/// A file that cannot be read, or its syntax errors with line and column.
+pub(super) fn read_table(path: &Path, limit: u64) -> Result<Table, Problems> {
+    let text = read_text(path, limit).map_err(|problem| Problems::one(format!("{}: {problem}", path.display())))?;
+    text.parse().map_err(|first| {
+        // The parser that reports only the first error made the table; the other one goes on after an error.
+        let (_, errors) = DeTable::parse_recoverable(&text);
+        let mut errors = if errors.is_empty() { vec![first] } else { errors };
+        errors.sort_by_key(|error| error.span().map(|span| span.start));
+        Problems::new(errors.iter().take(SYNTAX_ERRORS).map(|error| syntax_problem(path, &text, error)).collect())
+    })
+}
+
+/// The error's own Display shows the line of the file, which may hold a secret; its message does not.
+fn syntax_problem(path: &Path, text: &str, error: &Error) -> String {
+    let message = error.message().replace('\n', "; ");
+    let Some(span) = error.span() else { return format!("{}: {message}", path.display()) };
+    let before = text.get(..span.start).unwrap_or(text);
+    let line = before.matches('\n').count() + 1;
+    let column = before.rsplit('\n').next().unwrap_or_default().chars().count() + 1;
+    format!("{}: line {line}, column {column}: {message}", path.display())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn written(text: &[u8]) -> (tempfile::TempDir, std::path::PathBuf) {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("x.toml");
+        std::fs::write(&path, text).unwrap();
+        (folder, path)
+    }
+
+    #[test]
+    fn all_syntax_errors_have_a_line_and_show_nothing_of_it() {
+        let (_folder, path) = written(b"a = 1\nb = CANARY\nc = \"CANARY\\q\"\n[d\ne = 'CANARY\na = 2\n");
+        let problems = read_table(&path, 1000).unwrap_err().lines().join("\n").replace(&format!("{}: ", path.display()), "");
+        assert!(!problems.contains("CANARY"), "{problems}");
+        let places: Vec<&str> = problems.lines().map(|line| line.split_once(": ").unwrap().0).collect();
+        assert_eq!(places, ["line 2, column 5", "line 3, column 13", "line 4, column 3", "line 6, column 1"]);
+    }
+
+    #[test]
+    fn refuses_what_is_missing_too_long_no_text_or_no_file() {
+        let (folder, path) = written(b"1234\xff");
+        assert_eq!(read_text(&path, 4), Err("is over 4 bytes long".to_owned()));
+        assert_eq!(read_text(&path, 5), Err("is not UTF-8".to_owned()));
+        assert_eq!(read_text(folder.path(), 5), Err("is no plain file".to_owned()));
+        assert!(read_text(&folder.path().join("none"), 5).unwrap_err().starts_with("cannot be read: No such file"));
+    }
+}

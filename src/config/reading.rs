@@ -1,0 +1,108 @@
+//! One file being read: where its texts come from and what is wrong with it so far.
+
+use std::cell::RefCell;
+use std::path::{Path, PathBuf};
+
+use toml::Table;
+
+use super::environment::{Environment, Overrides};
+use super::problems::Problems;
+
+/// The state while a file becomes valid types. Sections borrow it and report to it.
+#[derive(Debug)]
+pub(super) struct Reading<'e> {
+    file: PathBuf,
+    environment: &'e Environment,
+    overrides: Overrides,
+    problems: RefCell<Vec<String>>,
+    /// Every key that was asked for, without indexes: what the example files must show.
+    #[cfg(test)]
+    asked: RefCell<std::collections::BTreeSet<String>>,
+}
+
+impl<'e> Reading<'e> {
+    /// Reads a file that no variable overrides.
+    pub(super) fn of(file: &Path, environment: &'e Environment) -> Self {
+        Self {
+            file: file.to_owned(),
+            environment,
+            overrides: Overrides::default(),
+            problems: RefCell::default(),
+            #[cfg(test)]
+            asked: RefCell::default(),
+        }
+    }
+
+    /// Reads a file whose table the environment overrides; changes the table.
+    pub(super) fn overridden(file: &Path, table: &mut Table, environment: &'e Environment) -> Self {
+        let (overrides, problems) = Overrides::apply(table, environment);
+        Self { overrides, problems: RefCell::new(problems), ..Self::of(file, environment) }
+    }
+
+    /// Where `{ env = "NAME" }` looks.
+    pub(super) const fn environment(&self) -> &'e Environment {
+        self.environment
+    }
+
+    /// A path written in this file, as seen from the process.
+    pub(super) fn resolve(&self, path: &str) -> PathBuf {
+        self.file.parent().unwrap_or(Path::new("")).join(path)
+    }
+
+    /// Whether a variable set this very value, which is then a text of whatever kind.
+    pub(super) fn is_set(&self, path: &str) -> bool {
+        self.overrides.is_set(path)
+    }
+
+    /// Notes what is wrong with a value.
+    pub(super) fn problem(&self, path: &str, what: &str) {
+        self.note(self.overrides.origin(path), path, what);
+    }
+
+    /// Notes that a key should not be there.
+    pub(super) fn unknown(&self, path: &str, what: &str) {
+        self.note(self.overrides.maker(path), path, what);
+    }
+
+    /// The result, if nothing was wrong.
+    ///
+    /// # Errors
+    /// Everything that was wrong.
+    pub(super) fn finish<T>(self, result: Option<T>) -> Result<T, Problems> {
+        let mut problems = self.problems.into_inner();
+        match result {
+            Some(result) if problems.is_empty() => return Ok(result),
+            // Cannot be: whatever is not read has a problem. Said nevertheless, because silence would be worse.
+            _ if problems.is_empty() => problems.push(format!("{}: is incomplete", self.file.display())),
+            _ => {}
+        }
+        if problems.len() > Problems::LIMIT {
+            let more = problems.len() - Problems::LIMIT;
+            problems.truncate(Problems::LIMIT);
+            problems.push(format!("{}: and {more} problems more", self.file.display()));
+        }
+        Err(Problems::new(problems))
+    }
+
+    fn note(&self, variable: Option<&str>, path: &str, what: &str) {
+        let from = variable.map_or_else(|| self.file.display().to_string(), str::to_owned);
+        self.problems.borrow_mut().push(format!("{from}: {path}: {what}"));
+    }
+
+    #[cfg(test)]
+    pub(super) fn ask(&self, path: &str) {
+        let mut depth = 0;
+        let plain = path.chars().filter(|character| {
+            depth += i32::from(*character == '[');
+            let shown = depth == 0;
+            depth -= i32::from(*character == ']');
+            shown
+        });
+        self.asked.borrow_mut().insert(plain.collect());
+    }
+
+    #[cfg(test)]
+    pub(super) fn asked(&self) -> std::collections::BTreeSet<String> {
+        self.asked.borrow().clone()
+    }
+}

@@ -1,0 +1,69 @@
+//! How durations and sizes are written: `250ms`, `6h`, `16MiB`.
+
+use std::time::Duration;
+
+/// Units of time, longest first, in milliseconds.
+const TIMES: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
+
+/// Units of size, largest first, in bytes.
+const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
+
+/// Reads a whole number with a unit of time. `None` when it is none, or more than 64 bits of milliseconds.
+#[must_use]
+pub fn parse_duration(text: &str) -> Option<Duration> {
+    parse(text, &TIMES).map(Duration::from_millis)
+}
+
+/// Reads a whole number with a unit of size into bytes. `None` when it is none, or more than 64 bits.
+pub(super) fn parse_size(text: &str) -> Option<u64> {
+    parse(text, &SIZES)
+}
+
+/// A duration as it is written in the configuration.
+pub(super) fn show_duration(duration: Duration) -> String {
+    show(u64::try_from(duration.as_millis()).unwrap_or(u64::MAX), &TIMES, "0s")
+}
+
+/// A size as it is written in the configuration.
+pub(super) fn show_size(bytes: u64) -> String {
+    show(bytes, &SIZES, "0B")
+}
+
+fn parse(text: &str, units: &[(&str, u64)]) -> Option<u64> {
+    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
+    let (number, unit) = text.split_at(digits);
+    let (_, factor) = units.iter().find(|(name, _)| *name == unit)?;
+    number.parse::<u64>().ok()?.checked_mul(*factor)
+}
+
+fn show(amount: u64, units: &[(&str, u64)], zero: &str) -> String {
+    match units.iter().find(|(_, factor)| amount != 0 && amount.is_multiple_of(*factor)) {
+        Some((name, factor)) => format!("{}{name}", amount / factor),
+        None => zero.to_owned(),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn reads_whole_numbers_with_a_unit_and_nothing_else() {
+        for (text, millis) in [("250ms", 250), ("0s", 0), ("1s", 1000), ("10m", 600_000), ("6h", 21_600_000), ("14d", 1_209_600_000)] {
+            assert_eq!(parse_duration(text), Some(Duration::from_millis(millis)), "{text}");
+        }
+        for text in ["", "15", "s", "1.5s", "-1s", "1 s", " 1s", "1S", "1h30m", "99999999999999999999s", "18446744073709551615d", "١s"] {
+            assert_eq!(parse_duration(text), None, "{text}");
+        }
+        assert_eq!(parse_size("16MiB"), Some(16 << 20));
+        assert_eq!(parse_size("16MB"), None);
+    }
+
+    #[test]
+    fn shows_what_it_reads() {
+        for text in ["0s", "250ms", "90s", "10m", "6h", "14d"] {
+            assert_eq!(show_duration(parse_duration(text).unwrap()), text);
+        }
+        assert_eq!((show_size(16 << 20), show_size(100), show_size(0)), ("16MiB".to_owned(), "100B".to_owned(), "0B".to_owned()));
+    }
+}

@@ -1,0 +1,253 @@
+//! The request of a delivery: what an endpoint is sent, down to the last header.
+
+use std::fmt;
+
+use bytes::Bytes;
+use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
+use http::{HeaderMap, HeaderName, HeaderValue};
+use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use sha2::{Digest as _, Sha256};
+use url::Url;
+
+use super::event::{Event, OccurredAt};
+use super::integrator::Endpoint;
+use super::sign::sign;
+use super::time::Timestamp;
+
+/// Ids of the events in the body, in their order, joined by `,`; each percent-encoded where it is not visible ASCII or
+/// holds `,` or `%`.
+pub const EVENT_IDS: HeaderName = HeaderName::from_static("callback-event-ids");
+/// Key of the integrator, percent-encoded as the ids are.
+pub const INTEGRATOR: HeaderName = HeaderName::from_static("callback-integrator");
+/// When the (first) event happened.
+pub const OCCURRED_AT: HeaderName = HeaderName::from_static("callback-occurred-at");
+/// Number of the attempt, counted from 1.
+pub const ATTEMPT: HeaderName = HeaderName::from_static("callback-attempt");
+/// The same for every attempt: what receivers tell duplicates by (Standard Webhooks 1.0.0).
+pub const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
+/// Seconds since the Unix epoch of this attempt (Standard Webhooks 1.0.0).
+pub const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
+/// One signature for each secret (Standard Webhooks 1.0.0).
+pub const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
+const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
+
+/// What a header or a list of ids cannot hold as it is.
+const UNSAFE: &AsciiSet = &CONTROLS.add(b' ').add(b',').add(b'%');
+/// The longest time of an event that is passed on as written: RFC 3339 with nanoseconds and offset has 35 characters.
+const LONGEST_TIME: usize = 64;
+
+/// An HTTP POST, ready to be sent. Prints without URL, headers and body.
+#[derive(Clone)]
+pub struct CallbackRequest {
+    /// Where to.
+    pub url: Url,
+    /// All headers but those that belong to the connection (`host`, `content-length`).
+    pub headers: HeaderMap,
+    /// The body, signed as it is.
+    pub body: Bytes,
+    /// The value of `webhook-id`.
+    pub webhook_id: String,
+}
+
+impl fmt::Debug for CallbackRequest {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("CallbackRequest")
+            .field("webhook_id", &self.webhook_id)
+            .field("body_bytes", &self.body.len())
+            .finish_non_exhaustive()
+    }
+}
+
+/// One attempt at a delivery: which one it is, and when.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Attempt {
+    /// Counted from 1.
+    pub number: u32,
+    /// When the event first came in.
+    pub received_at: Timestamp,
+    /// The time of the attempt, which is signed.
+    pub now: Timestamp,
+}
+
+/// Composes the request that tells `endpoint` of `events`, of which `body` is the rendering.
+///
+/// No event can add a header or break one: ids and keys are percent-encoded, a time that is no header value is replaced
+/// by the time as understood or the time of first receipt, and a trace is left out. Of the endpoint's static headers
+/// those that stand for something of ours are replaced.
+#[must_use]
+pub fn compose(endpoint: &Endpoint, events: &[&Event], body: Vec<u8>, attempt: &Attempt) -> CallbackRequest {
+    let webhook_id = webhook_id(endpoint, events);
+    let mut headers = endpoint.headers.clone();
+    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
+    headers.insert(USER_AGENT, HeaderValue::from_static(concat!("callbackd/", env!("CARGO_PKG_VERSION"))));
+    put(&mut headers, WEBHOOK_ID, &webhook_id);
+    headers.insert(WEBHOOK_TIMESTAMP, HeaderValue::from(attempt.now.seconds()));
+    headers.remove(WEBHOOK_SIGNATURE);
+    if let Some(signature) = sign(&endpoint.signing, &webhook_id, attempt.now, &body) {
+        put(&mut headers, WEBHOOK_SIGNATURE, &signature);
+    }
+    put_metadata(&mut headers, endpoint, events, attempt);
+    CallbackRequest { url: endpoint.url.as_url().clone(), headers, body: body.into(), webhook_id }
+}
+
+fn put_metadata(headers: &mut HeaderMap, endpoint: &Endpoint, events: &[&Event], attempt: &Attempt) {
+    let ids: Vec<String> = events.iter().map(|event| encode(event.id.as_str())).collect();
+    put(headers, EVENT_IDS, &ids.join(","));
+    put(headers, INTEGRATOR, &encode(endpoint.integrator.as_str()));
+    let first = events.first();
+    put(headers, OCCURRED_AT, &occurred_at(first.and_then(|event| event.occurred_at.as_ref()), attempt.received_at));
+    headers.insert(ATTEMPT, HeaderValue::from(attempt.number));
+    headers.remove(TRACEPARENT);
+    headers.remove(TRACESTATE);
+    if let Some(trace) = first.and_then(|event| event.trace.as_ref()) {
+        put(headers, TRACEPARENT, &trace.parent);
+        if let Some(state) = &trace.state {
+            put(headers, TRACESTATE, state);
+        }
+    }
+}
+
+/// The id of one event at its endpoint; of several, an id of that list of events in that order.
+fn webhook_id(endpoint: &Endpoint, events: &[&Event]) -> String {
+    if let [event] = events {
+        return event.webhook_id(&endpoint.id);
+    }
+    let mut hash = Sha256::new();
+    for event in events {
+        // All of one length, so that no two lists run together the same.
+        hash.update(event.webhook_id(&endpoint.id));
+    }
+    let print: String = hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
+    format!("msg_{print}")
+}
+
+fn occurred_at(occurred: Option<&OccurredAt>, received_at: Timestamp) -> String {
+    let Some(occurred) = occurred else { return received_at.to_string() };
+    let text = occurred.text.trim();
+    let safe = (1..=LONGEST_TIME).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
+    if safe { text.to_owned() } else { occurred.at.unwrap_or(received_at).to_string() }
+}
+
+/// Makes any text fit into a header and into a list with commas. `percent_decode` gives it back.
+fn encode(text: &str) -> String {
+    utf8_percent_encode(text, UNSAFE).to_string()
+}
+
+/// Sets a header; a value that can be none is left out, which no text can be after encoding and vetting.
+fn put(headers: &mut HeaderMap, name: HeaderName, value: &str) {
+    match HeaderValue::from_str(value) {
+        Ok(value) => _ = headers.insert(name, value),
+        Err(_) => _ = headers.remove(name),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::decode::{Metadata, decode};
+    use crate::domain::format::Format;
+    use crate::domain::integrator::{EndpointUrl, Topics};
+    use crate::domain::names::{EndpointId, IntegratorKey};
+    use crate::domain::retry::RetryPolicy;
+    use crate::domain::sign::SigningSecret;
+
+    const NOW: Timestamp = Timestamp::from_millis(1_756_881_488_042);
+    const ATTEMPT_3: Attempt = Attempt { number: 3, received_at: Timestamp::from_millis(1_000), now: NOW };
+
+    fn endpoint() -> Endpoint {
+        Endpoint {
+            integrator: IntegratorKey::try_new("acme").unwrap(),
+            id: EndpointId::try_new("main").unwrap(),
+            url: EndpointUrl::parse("https://acme.example/hook?token=SECRET", false).unwrap(),
+            format: Format::Topic,
+            topics: Topics::All,
+            signing: vec![],
+            headers: HeaderMap::new(),
+            timeout: std::time::Duration::from_secs(15),
+            max_in_flight: std::num::NonZeroU16::MIN,
+            retry: RetryPolicy::default(),
+        }
+    }
+
+    fn event(id: &str, occurred_at: &str) -> Event {
+        let body = serde_json::json!({"id": id, "integrator": "acme", "topic": "t", "occurredAt": occurred_at, "data": []});
+        let trace = b"00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01";
+        let metadata = Metadata { traceparent: Some(trace), tracestate: Some(b"a=b"), ..Metadata::default() };
+        decode(body.to_string().into(), &metadata).unwrap()
+    }
+
+    fn header(request: &CallbackRequest, name: impl http::header::AsHeaderName) -> &str {
+        request.headers.get(name).unwrap().to_str().unwrap()
+    }
+
+    #[test]
+    fn says_what_it_is_and_which_attempt() {
+        let event = event("evt-1", "2025-09-03T06:38:08+0200");
+        let request = compose(&endpoint(), &[&event], b"[]".to_vec(), &ATTEMPT_3);
+        assert_eq!(request.url.as_str(), "https://acme.example/hook?token=SECRET");
+        assert_eq!(request.webhook_id, event.webhook_id(&endpoint().id));
+        let expected = [
+            ("content-type", "application/json"),
+            ("webhook-id", request.webhook_id.as_str()),
+            ("webhook-timestamp", "1756881488"),
+            ("callback-event-ids", "evt-1"),
+            ("callback-integrator", "acme"),
+            ("callback-occurred-at", "2025-09-03T06:38:08+0200"),
+            ("callback-attempt", "3"),
+            ("traceparent", "00-0af7651916cd43dd8448eb211c80319c-b7ad6b7169203331-01"),
+            ("tracestate", "a=b"),
+        ];
+        for (name, value) in expected {
+            assert_eq!(header(&request, name), value, "{name}");
+        }
+        assert!(header(&request, "user-agent").starts_with("callbackd/"));
+        assert!(!request.headers.contains_key("webhook-signature"));
+        assert!(!format!("{request:?}").contains("SECRET"));
+    }
+
+    #[test]
+    fn ids_are_encoded_so_that_a_list_of_them_can_be_taken_apart() {
+        let events = [event("a,b", ""), event("100%", ""), event("ü\r\nx: y", ""), event("Concedus+Q000020AA+14", "")];
+        let events: Vec<&Event> = events.iter().collect();
+        let request = compose(&endpoint(), &events, b"[]".to_vec(), &ATTEMPT_3);
+        assert_eq!(header(&request, "callback-event-ids"), "a%2Cb,100%25,%C3%BC%0D%0Ax:%20y,Concedus+Q000020AA+14");
+        let other = compose(&endpoint(), &events[..3], b"[]".to_vec(), &ATTEMPT_3);
+        assert_ne!(request.webhook_id, other.webhook_id);
+        assert!(!request.webhook_id.contains('.') && request.webhook_id.len() == 36);
+    }
+
+    #[test]
+    fn a_time_that_is_no_header_value_is_replaced() {
+        for (text, expected) in [
+            (" 2025-09-03T06:38:08Z\n", "2025-09-03T06:38:08Z"),
+            ("last week", "last week"),
+            ("gestern früh", "1970-01-01T00:00:01.000Z"),
+            ("x\r\ny: z", "1970-01-01T00:00:01.000Z"),
+            ("", "1970-01-01T00:00:01.000Z"),
+            (&"9".repeat(65), "1970-01-01T00:00:01.000Z"),
+        ] {
+            let event = event("e", text);
+            let request = compose(&endpoint(), &[&event], b"[]".to_vec(), &ATTEMPT_3);
+            assert_eq!(header(&request, "callback-occurred-at"), expected, "{text}");
+        }
+    }
+
+    #[test]
+    fn static_headers_are_sent_and_replace_none_of_ours() {
+        let mut endpoint = endpoint();
+        for (name, value) in [("x-acme-signature", "s3cret"), ("webhook-id", "forged"), ("webhook-signature", "v1,x"), ("tracestate", "x")]
+        {
+            endpoint.headers.insert(name, value.parse().unwrap());
+        }
+        let event = decode(r#"{"id":"e","integrator":"acme","topic":"t","data":[]}"#.into(), &Metadata::default()).unwrap();
+        let request = compose(&endpoint, &[&event], b"[]".to_vec(), &ATTEMPT_3);
+        assert_eq!(header(&request, "x-acme-signature"), "s3cret");
+        assert_eq!(header(&request, "webhook-id"), request.webhook_id);
+        assert!(!request.headers.contains_key("webhook-signature") && !request.headers.contains_key("tracestate"));
+        endpoint.signing = vec![SigningSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap()];
+        let request = compose(&endpoint, &[&event], b"[]".to_vec(), &ATTEMPT_3);
+        assert_eq!(Some(header(&request, "webhook-signature").to_owned()), sign(&endpoint.signing, &request.webhook_id, NOW, b"[]"));
+    }
+}

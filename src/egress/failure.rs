@@ -1,0 +1,77 @@
+//! From an error of the HTTP client to the kind of failure. The error itself goes no further: it prints the whole URL.
+
+use std::error::Error;
+use std::io;
+
+use super::resolve::NoAddress;
+use crate::domain::reply::Failure;
+
+/// Names what went wrong, by the first cause in the chain that says so, most telling kind first.
+pub(super) fn classify(error: &reqwest::Error) -> Failure {
+    if error.is_builder() {
+        // The client refuses the URL itself: its scheme, or that it has no host.
+        return Failure::Blocked;
+    }
+    let causes = Causes::of(error);
+    if let Some(no_address) = causes.find::<NoAddress>() {
+        return match no_address {
+            NoAddress::Forbidden(_) => Failure::Blocked,
+            NoAddress::Unknown | NoAddress::TooSlow => Failure::Dns,
+        };
+    }
+    if causes.find::<rustls::Error>().is_some() {
+        return Failure::Tls;
+    }
+    let io = causes.root_io();
+    if error.is_connect() {
+        return if io.is_some_and(ends_a_connection) { Failure::Tls } else { Failure::Connect };
+    }
+    match causes.find::<hyper::Error>() {
+        Some(http) if http.is_parse() => Failure::NotHttp,
+        // What hyper says of a chunked body that is none.
+        Some(_) if matches!(io, Some(io::ErrorKind::InvalidInput | io::ErrorKind::InvalidData)) => Failure::NotHttp,
+        Some(_) => Failure::Disconnected,
+        None if io.is_some() => Failure::Disconnected,
+        None => Failure::Other,
+    }
+}
+
+/// What can only happen to a connection that is made already; while connecting, that is its TLS handshake.
+fn ends_a_connection(kind: io::ErrorKind) -> bool {
+    use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
+    matches!(kind, BrokenPipe | ConnectionAborted | ConnectionReset | UnexpectedEof)
+}
+
+/// An error and all its causes. An `io::Error` is not the cause of what it wraps in the standard library's chain, so
+/// that step is made here.
+struct Causes<'a>(Vec<&'a (dyn Error + 'static)>);
+
+impl<'a> Causes<'a> {
+    /// Longer chains do not occur; the limit guards against one that runs in a circle.
+    const LIMIT: usize = 32;
+
+    fn of(error: &'a (dyn Error + 'static)) -> Self {
+        let mut causes = Vec::new();
+        let mut next = Some(error);
+        while let Some(error) = next
+            && causes.len() < Self::LIMIT
+        {
+            causes.push(error);
+            let wrapped = error.downcast_ref::<io::Error>().and_then(io::Error::get_ref);
+            next = match wrapped {
+                Some(inner) => Some(inner as &(dyn Error + 'static)),
+                None => error.source(),
+            };
+        }
+        Self(causes)
+    }
+
+    /// The kind of the innermost `io::Error`; those around it are `Other`.
+    fn root_io(&self) -> Option<io::ErrorKind> {
+        self.0.iter().rev().find_map(|error| error.downcast_ref::<io::Error>()).map(io::Error::kind)
+    }
+
+    fn find<E: Error + 'static>(&self) -> Option<&'a E> {
+        self.0.iter().find_map(|error| error.downcast_ref::<E>())
+    }
+}

@@ -1,0 +1,13 @@
+//! The only place that speaks HTTP to integrators: one client, one guard, one attempt.
+
+mod attempt;
+mod client;
+mod failure;
+mod guard;
+mod resolve;
+mod wire;
+
+pub use attempt::Egress;
+pub use client::EgressError;
+pub use guard::{Forbidden, Guard};
+pub use wire::as_sent;

@@ -1,0 +1,127 @@
+//! Names to addresses: only vetted ones come out, and what comes out is what is dialled, so that a name cannot change
+//! its mind between the check and the connection.
+
+use std::collections::HashMap;
+use std::io;
+use std::net::{IpAddr, SocketAddr};
+use std::sync::{Arc, Mutex, PoisonError};
+use std::time::Duration;
+
+use futures_util::FutureExt as _;
+use futures_util::future::{BoxFuture, Shared};
+use reqwest::dns::{Addrs, Name, Resolve, Resolving};
+
+use super::guard::{Forbidden, Guard};
+
+/// Limit on one lookup: less than the 5 s for a whole connection, so that a slow name is told from a slow host.
+const LOOKUP_LIMIT: Duration = Duration::from_secs(4);
+
+/// A name has no usable address. Does not repeat the name.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
+pub(super) enum NoAddress {
+    /// The lookup failed or found nothing.
+    #[error("the name cannot be resolved")]
+    Unknown,
+    /// The lookup took too long.
+    #[error("resolving the name took too long")]
+    TooSlow,
+    /// At least one of the addresses must not be dialled, so none is: a name that mixes public and inner addresses is
+    /// no endpoint.
+    #[error(transparent)]
+    Forbidden(#[from] Forbidden),
+}
+
+type Lookup = Shared<BoxFuture<'static, Result<Arc<[IpAddr]>, NoAddress>>>;
+
+/// The resolver of the one client: the system's, guarded. Requests to one name at one time share one lookup, since a
+/// lookup occupies a thread until the system gives up on it.
+#[derive(Clone)]
+pub(super) struct GuardedResolver {
+    guard: Guard,
+    running: Arc<Mutex<HashMap<String, Lookup>>>,
+}
+
+impl GuardedResolver {
+    pub(super) fn new(guard: Guard) -> Self {
+        Self { guard, running: Arc::default() }
+    }
+
+    async fn vetted(self, name: String) -> Result<Vec<SocketAddr>, NoAddress> {
+        let lookup = self.lookup(name);
+        let found = tokio::time::timeout(LOOKUP_LIMIT, lookup).await.map_err(|_| NoAddress::TooSlow)??;
+        if found.is_empty() {
+            return Err(NoAddress::Unknown);
+        }
+        found.iter().try_for_each(|address| self.guard.judge(*address))?;
+        // Port 0 stands for the URL's port; any other would be dialled where the URL names none.
+        Ok(found.iter().map(|address| SocketAddr::new(*address, 0)).collect())
+    }
+
+    /// Joins the running lookup of a name, or starts one.
+    fn lookup(&self, name: String) -> Lookup {
+        let mut running = self.running.lock().unwrap_or_else(PoisonError::into_inner);
+        if let Some(lookup) = running.get(&name) {
+            return lookup.clone();
+        }
+        let this = self.clone();
+        let key = name.clone();
+        // On a task of its own, so that it ends and is forgotten even when everybody who waits has given up.
+        let task = tokio::spawn(async move {
+            let found = ask_the_system(&name).await;
+            this.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
+            found.map_err(|_| NoAddress::Unknown)
+        });
+        let lookup = task.map(|ended| ended.unwrap_or(Err(NoAddress::Unknown))).boxed().shared();
+        running.insert(key, lookup.clone());
+        lookup
+    }
+}
+
+async fn ask_the_system(name: &str) -> io::Result<Arc<[IpAddr]>> {
+    Ok(tokio::net::lookup_host((name, 0)).await?.map(|address| address.ip()).collect())
+}
+
+impl Resolve for GuardedResolver {
+    fn resolve(&self, name: Name) -> Resolving {
+        let vetted = self.clone().vetted(name.as_str().to_owned());
+        Box::pin(async move {
+            let addresses: Addrs = Box::new(vetted.await?.into_iter());
+            Ok(addresses)
+        })
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::config::{Egress, PrivateNetworks};
+
+    fn resolver(private: PrivateNetworks) -> GuardedResolver {
+        GuardedResolver::new(Guard::new(&Egress { allow_http: false, private }))
+    }
+
+    #[tokio::test]
+    async fn a_name_with_one_forbidden_address_has_none() {
+        assert_eq!(resolver(PrivateNetworks::Denied).vetted("localhost".into()).await, Err(NoAddress::Forbidden(Forbidden::Address)));
+        let found = resolver(PrivateNetworks::Allowed).vetted("localhost".into()).await.unwrap();
+        assert!(found.iter().all(|address| address.ip().is_loopback() && address.port() == 0), "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn an_unknown_name_is_told_from_a_forbidden_one() {
+        let found = resolver(PrivateNetworks::Denied).vetted("does-not-exist.invalid".into()).await;
+        // Where the machine has no name server, the answer may be long in coming.
+        assert!(matches!(found, Err(NoAddress::Unknown | NoAddress::TooSlow)), "{found:?}");
+    }
+
+    #[tokio::test]
+    async fn lookups_at_one_time_are_one_and_leave_nothing_behind() {
+        let resolver = resolver(PrivateNetworks::Allowed);
+        let lookups: Vec<Lookup> = (0..8).map(|_| resolver.lookup("localhost".into())).collect();
+        assert_eq!(resolver.running.lock().unwrap().len(), 1);
+        for found in futures_util::future::join_all(lookups).await {
+            assert!(found.is_ok());
+        }
+        assert!(resolver.running.lock().unwrap().is_empty());
+    }
+}

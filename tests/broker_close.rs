@@ -1,0 +1,52 @@
+//! A graceful end loses no acknowledgement: what was settled does not come again.
+
+mod support;
+
+use std::time::Duration;
+
+use bytes::Bytes;
+use callbackd::broker::{Outgoing, Proof};
+use futures_util::StreamExt as _;
+use lapin::BasicProperties;
+use support::{Vhost, WORK, config, publisher, subscribe};
+
+const SOON: Duration = Duration::from_secs(60);
+const RUNS: usize = 20;
+const MESSAGES: usize = 3000;
+
+#[tokio::test]
+async fn acks_reach_the_broker_before_the_connection_closes() {
+    let vhost = Vhost::create().await;
+    let config = config(&vhost.url());
+    let (publisher, amqp) = (publisher(&config), vhost.connect().await);
+    let mut leftovers = Vec::new();
+    for _ in 0..RUNS {
+        futures_util::stream::iter(0..MESSAGES)
+            .for_each_concurrent(32, |n| {
+                let copy = Outgoing { queue: WORK.to_owned(), properties: BasicProperties::default(), body: Bytes::from(n.to_string()) };
+                let publisher = publisher.clone();
+                async move { drop(publisher.publish(&copy).await.expect("published")) }
+            })
+            .await;
+        let (subscription, mut messages) = subscribe(&config, 1000);
+        // Settled out of order, as answers of endpoints come: every burst is then full of single acknowledgements.
+        let mut held = Vec::new();
+        for _ in 0..MESSAGES {
+            held.push(tokio::time::timeout(SOON, messages.recv()).await.expect("in time").expect("a message"));
+            if held.len() == 500 {
+                fastrand::shuffle(&mut held);
+                for message in held.drain(..) {
+                    message.claim.settle(Proof::Skipped);
+                }
+            }
+        }
+        for message in held.drain(..) {
+            message.claim.settle(Proof::Skipped);
+        }
+        subscription.close().await;
+        leftovers.push(amqp.ready(WORK).await);
+        amqp.drain(WORK).await;
+    }
+    println!("leftovers {leftovers:?}");
+    assert_eq!(leftovers, vec![0; RUNS]);
+}

@@ -1,0 +1,426 @@
+//! What an attempt makes of endpoints that misbehave, over real sockets.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::sync::atomic::{AtomicUsize, Ordering};
+use std::time::{Duration, Instant};
+
+use bytes::Bytes;
+use callbackd::config::{Egress as EgressConfig, PrivateNetworks};
+use callbackd::domain::reply::{Failure, Outcome, Reply, RetryAfter};
+use callbackd::domain::request::CallbackRequest;
+use callbackd::egress::Egress;
+use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
+use tokio::net::{TcpListener, TcpStream};
+
+/// Longer than anything here should take; an attempt that ends by it has not ended by itself.
+const LONG: Duration = Duration::from_secs(20);
+const SHORT: Duration = Duration::from_millis(300);
+
+fn egress(private: PrivateNetworks) -> Egress {
+    Egress::new(&EgressConfig { allow_http: true, private }).unwrap()
+}
+
+fn request(url: &str) -> CallbackRequest {
+    CallbackRequest {
+        url: url.parse().unwrap(),
+        headers: http::HeaderMap::new(),
+        body: Bytes::from_static(b"[1]"),
+        webhook_id: "msg_1".into(),
+    }
+}
+
+/// A server of raw bytes on 127.0.0.1.
+struct Server {
+    address: SocketAddr,
+    accepted: Arc<AtomicUsize>,
+}
+
+impl Server {
+    /// Runs `serve` on every connection.
+    async fn start<F: Future<Output = ()> + Send + 'static>(serve: impl Fn(TcpStream) -> F + Send + Sync + 'static) -> Self {
+        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let accepted = Arc::new(AtomicUsize::new(0));
+        let counter = Arc::clone(&accepted);
+        tokio::spawn(async move {
+            while let Ok((stream, _)) = listener.accept().await {
+                counter.fetch_add(1, Ordering::SeqCst);
+                tokio::spawn(serve(stream));
+            }
+        });
+        Self { address, accepted }
+    }
+
+    /// Answers each connection's first request with these bytes and closes.
+    async fn answering(bytes: impl Into<Bytes>) -> Self {
+        let bytes = bytes.into();
+        Self::start(move |mut stream| {
+            let bytes = bytes.clone();
+            async move {
+                read_request(&mut stream).await;
+                let _ = stream.write_all(&bytes).await;
+                let _ = stream.shutdown().await;
+                drain(stream).await;
+            }
+        })
+        .await
+    }
+
+    fn url(&self) -> String {
+        format!("http://{}/hook", self.address)
+    }
+
+    async fn attempt(&self, timeout: Duration) -> Reply {
+        egress(PrivateNetworks::Allowed).attempt(request(&self.url()), timeout).await
+    }
+}
+
+/// Reads up to the end of a request that carries the body `[1]`; `None` at the end of the connection.
+async fn read_request(stream: &mut TcpStream) -> Option<String> {
+    let mut read = Vec::new();
+    while !read.ends_with(b"\r\n\r\n[1]") {
+        let mut byte = [0];
+        if stream.read(&mut byte).await.ok()? == 0 {
+            return None;
+        }
+        read.push(byte[0]);
+    }
+    String::from_utf8(read).ok()
+}
+
+/// Waits for the other side to close, so that closing here is no reset.
+async fn drain(mut stream: TcpStream) {
+    let mut rest = Vec::new();
+    let _ = stream.read_to_end(&mut rest).await;
+}
+
+async fn drip(stream: &mut TcpStream) {
+    while stream.write_all(b"x").await.is_ok() {
+        tokio::time::sleep(Duration::from_millis(20)).await;
+    }
+}
+
+fn answered(status: u16) -> Outcome {
+    Outcome::Answered { status, retry_after: None }
+}
+
+fn assert_timely_timeout(reply: &Reply) {
+    assert_eq!(reply.outcome, Outcome::Failed(Failure::Timeout));
+    assert!(reply.took >= SHORT && reply.took < SHORT + Duration::from_secs(2), "{:?}", reply.took);
+}
+
+#[tokio::test]
+async fn the_limit_covers_an_endpoint_that_never_answers() {
+    let server = Server::start(drain).await;
+    assert_timely_timeout(&server.attempt(SHORT).await);
+}
+
+#[tokio::test]
+async fn the_limit_covers_a_dripping_head() {
+    let server = Server::start(|mut stream| async move {
+        read_request(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\nx-drip: ").await;
+        drip(&mut stream).await;
+    })
+    .await;
+    assert_timely_timeout(&server.attempt(SHORT).await);
+}
+
+#[tokio::test]
+async fn the_limit_covers_a_dripping_body() {
+    let server = Server::start(|mut stream| async move {
+        read_request(&mut stream).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10000\r\n\r\n").await;
+        drip(&mut stream).await;
+    })
+    .await;
+    assert_timely_timeout(&server.attempt(SHORT).await);
+}
+
+#[tokio::test]
+async fn the_limit_covers_interim_answers_without_end() {
+    let server = Server::start(|mut stream| async move {
+        read_request(&mut stream).await;
+        while stream.write_all(b"HTTP/1.1 103 Early Hints\r\n\r\n").await.is_ok() {}
+    })
+    .await;
+    assert_timely_timeout(&server.attempt(SHORT).await);
+}
+
+#[tokio::test]
+async fn an_endless_body_is_left_and_its_status_stands() {
+    let sent = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&sent);
+    let server = Server::start(move |mut stream| {
+        let counter = Arc::clone(&counter);
+        async move {
+            read_request(&mut stream).await;
+            let _ = stream.write_all(b"HTTP/1.1 202 Accepted\r\n\r\n").await;
+            while stream.write_all(&[b'x'; 1024]).await.is_ok() {
+                counter.fetch_add(1024, Ordering::SeqCst);
+            }
+        }
+    })
+    .await;
+    let reply = server.attempt(LONG).await;
+    assert_eq!(reply.outcome, answered(202));
+    assert!(reply.took < Duration::from_secs(5), "{:?}", reply.took);
+    // What else was sent fits into the buffers of two sockets and of the client.
+    assert!(sent.load(Ordering::SeqCst) < 16 * 1024 * 1024);
+}
+
+/// Answers every request of a connection with a body of so many bytes.
+async fn server_with_body(bytes: usize) -> Server {
+    Server::start(move |mut stream| async move {
+        let answer = format!("HTTP/1.1 200 OK\r\ncontent-length: {bytes}\r\n\r\n{}", "x".repeat(bytes));
+        while read_request(&mut stream).await.is_some() {
+            let _ = stream.write_all(answer.as_bytes()).await;
+        }
+    })
+    .await
+}
+
+#[tokio::test]
+async fn connections_are_used_again_up_to_the_limit_of_the_body_and_not_beyond() {
+    for (bytes, connections) in [(0, 1), (16 * 1024, 1), (4 * 1024 * 1024, 5)] {
+        let server = server_with_body(bytes).await;
+        let egress = egress(PrivateNetworks::Allowed);
+        for _ in 0..5 {
+            assert_eq!(egress.clone().attempt(request(&server.url()), LONG).await.outcome, answered(200));
+        }
+        assert_eq!(server.accepted.load(Ordering::SeqCst), connections, "{bytes} bytes");
+    }
+}
+
+#[tokio::test]
+async fn an_incomplete_answer_is_a_failure_even_after_a_200() {
+    for (answer, what) in [
+        ("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf", "short body"),
+        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n", "no last chunk"),
+        ("HTTP/1.1 200 OK\r\ncontent-le", "half a head"),
+        ("", "nothing"),
+    ] {
+        let server = Server::answering(answer).await;
+        assert_eq!(server.attempt(LONG).await.outcome, Outcome::Failed(Failure::Disconnected), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn a_reset_within_the_body_is_a_failure_even_after_a_200() {
+    let server = Server::start(|mut stream| async move {
+        // Most of the request is left unread, so closing resets the connection.
+        let _ = stream.read_exact(&mut [0; 4]).await;
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf").await;
+    })
+    .await;
+    assert_eq!(server.attempt(LONG).await.outcome, Outcome::Failed(Failure::Disconnected));
+}
+
+#[tokio::test]
+async fn what_is_not_http_is_told_apart() {
+    for answer in [
+        "SSH-2.0-OpenSSH_9.6\r\n\r\n",
+        "HTTP/1.1 abc OK\r\n\r\n",
+        "HTTP/1.1 099 Too Low\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n",
+        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nnot a size\r\n",
+        "<html>no head</html>\r\n\r\n",
+    ] {
+        let server = Server::answering(answer).await;
+        assert_eq!(server.attempt(LONG).await.outcome, Outcome::Failed(Failure::NotHttp), "{answer}");
+    }
+    let headers: String = (0..200).map(|number| format!("x-{number}: y\r\n")).collect();
+    let server = Server::answering(format!("HTTP/1.1 200 OK\r\n{headers}content-length: 0\r\n\r\n")).await;
+    assert_eq!(server.attempt(LONG).await.outcome, Outcome::Failed(Failure::NotHttp));
+}
+
+#[tokio::test]
+async fn a_strange_status_is_a_status() {
+    for status in [204, 304, 404, 407, 429, 500, 599, 999] {
+        let server = Server::answering(format!("HTTP/1.1 {status} x\r\ncontent-length: 0\r\n\r\n")).await;
+        assert_eq!(server.attempt(LONG).await.outcome, answered(status));
+    }
+}
+
+#[tokio::test]
+async fn redirects_are_answers_and_not_followed() {
+    let canary = server_with_body(0).await;
+    for status in [301, 302, 303, 307, 308] {
+        let server = Server::answering(format!("HTTP/1.1 {status} x\r\nlocation: {}\r\ncontent-length: 0\r\n\r\n", canary.url())).await;
+        assert_eq!(server.attempt(LONG).await.outcome, answered(status));
+    }
+    assert_eq!(canary.accepted.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn retry_after_is_read_where_it_is_one_good_value() {
+    let delay = Some(RetryAfter::Delay(Duration::from_secs(120)));
+    for (headers, expected) in [
+        ("retry-after: 120\r\n", delay),
+        ("Retry-After:   120  \r\n", delay),
+        ("retry-after: 120\r\nretry-after: 120\r\n", None),
+        ("retry-after: 120, 130\r\n", None),
+        ("retry-after: soon\r\n", None),
+        ("retry-after: \u{fc}\r\n", None),
+        ("", None),
+    ] {
+        let server = Server::answering(format!("HTTP/1.1 503 x\r\n{headers}content-length: 0\r\n\r\n")).await;
+        assert_eq!(server.attempt(LONG).await.outcome, Outcome::Answered { status: 503, retry_after: expected }, "{headers}");
+    }
+}
+
+#[tokio::test]
+async fn a_refused_connection_an_unknown_name_and_a_failed_handshake_have_their_names() {
+    let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+    let free = listener.local_addr().unwrap();
+    drop(listener);
+    let http = Server::answering("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
+    let closing = Server::start(|stream| async move { drop(stream) }).await;
+    let egress = egress(PrivateNetworks::Allowed);
+    for (url, expected) in [
+        (format!("http://{free}/"), Failure::Connect),
+        ("http://does-not-exist.invalid/".to_owned(), Failure::Dns),
+        (format!("https://{}/", closing.address), Failure::Tls),
+    ] {
+        assert_eq!(egress.attempt(request(&url), LONG).await.outcome, Outcome::Failed(expected), "{url}");
+    }
+    drop(http);
+    let plain = Server::start(|mut stream| async move {
+        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
+        drain(stream).await;
+    })
+    .await;
+    assert_eq!(egress.attempt(request(&format!("https://{}/", plain.address)), LONG).await.outcome, Outcome::Failed(Failure::Tls));
+}
+
+#[tokio::test]
+async fn no_spelling_of_an_inner_address_is_dialled() {
+    let canary = server_with_body(0).await;
+    let port = canary.address.port();
+    let denied = egress(PrivateNetworks::Denied);
+    for host in [
+        "127.0.0.1",
+        "127.1",
+        "2130706433",
+        "0x7f000001",
+        "0x7f.1",
+        "0177.0.0.1",
+        "017700000001",
+        "0",
+        "0.0.0.0",
+        "①②⑦.0.0.1",
+        "127。0。0。1",
+        "%31%32%37.0.0.1",
+        "127.0.0.1.",
+        "[::1]",
+        "[::]",
+        "[::ffff:7f00:1]",
+        "[::ffff:127.0.0.1]",
+        "[64:ff9b::7f00:1]",
+        "localhost",
+        "LOCALHOST",
+    ] {
+        let reply = denied.attempt(request(&format!("http://{host}:{port}/")), LONG).await;
+        assert_eq!(reply.outcome, Outcome::Failed(Failure::Blocked), "{host}");
+    }
+    assert_eq!(canary.accepted.load(Ordering::SeqCst), 0);
+    // The canary can sing.
+    let some = egress(PrivateNetworks::Only(vec!["127.0.0.0/8".parse().unwrap()]));
+    assert_eq!(some.attempt(request(&canary.url()), LONG).await.outcome, answered(200));
+    assert_eq!(canary.accepted.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn plain_http_is_refused_unless_allowed() {
+    let canary = server_with_body(0).await;
+    let egress = Egress::new(&EgressConfig { allow_http: false, private: PrivateNetworks::Allowed }).unwrap();
+    assert_eq!(egress.attempt(request(&canary.url()), LONG).await.outcome, Outcome::Failed(Failure::Blocked));
+    assert_eq!(canary.accepted.load(Ordering::SeqCst), 0);
+}
+
+/// Set for the process in which the next test runs itself again.
+const PROXIED: &str = "CALLBACKD_TEST_PROXIED";
+
+#[tokio::test]
+async fn a_proxy_in_the_environment_is_not_used() {
+    if std::env::var_os(PROXIED).is_some() {
+        let server = server_with_body(0).await;
+        assert_eq!(server.attempt(LONG).await.outcome, answered(200));
+        assert_eq!(server.accepted.load(Ordering::SeqCst), 1);
+        return;
+    }
+    // The environment of a process is read before its threads start, so the test is a process of its own.
+    let proxy = server_with_body(0).await;
+    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+    again.args(["a_proxy_in_the_environment_is_not_used", "--exact"]).env(PROXIED, "1").env_remove("NO_PROXY").env_remove("no_proxy");
+    for name in ["HTTP_PROXY", "http_proxy", "HTTPS_PROXY", "https_proxy", "ALL_PROXY", "all_proxy"] {
+        again.env(name, format!("http://{}", proxy.address));
+    }
+    let output = tokio::task::spawn_blocking(move || again.output()).await.unwrap().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
+    assert_eq!(proxy.accepted.load(Ordering::SeqCst), 0);
+}
+
+#[tokio::test]
+async fn an_attempt_makes_one_request() {
+    // A connection that is closed right after the request: a client that tries again on its own would be back.
+    let server = Server::start(|mut stream| async move { _ = read_request(&mut stream).await }).await;
+    let start = Instant::now();
+    assert_eq!(server.attempt(LONG).await.outcome, Outcome::Failed(Failure::Disconnected));
+    assert!(start.elapsed() < LONG);
+    assert_eq!(server.accepted.load(Ordering::SeqCst), 1);
+}
+
+#[tokio::test]
+async fn attempts_given_up_leave_no_connection_behind() {
+    let open = Arc::new(AtomicUsize::new(0));
+    let counter = Arc::clone(&open);
+    let server = Server::start(move |stream| {
+        let counter = Arc::clone(&counter);
+        async move {
+            counter.fetch_add(1, Ordering::SeqCst);
+            drain(stream).await;
+            counter.fetch_sub(1, Ordering::SeqCst);
+        }
+    })
+    .await;
+    let egress = egress(PrivateNetworks::Allowed);
+    for _ in 0..10 {
+        assert_eq!(egress.attempt(request(&server.url()), Duration::from_millis(50)).await.outcome, Outcome::Failed(Failure::Timeout));
+    }
+    let deadline = Instant::now() + Duration::from_secs(10);
+    while open.load(Ordering::SeqCst) > 0 && Instant::now() < deadline {
+        tokio::task::yield_now().await;
+    }
+    assert_eq!((server.accepted.load(Ordering::SeqCst), open.load(Ordering::SeqCst)), (10, 0));
+}
+
+#[tokio::test]
+async fn what_is_sent_is_what_render_shows() {
+    let (sender, mut seen) = tokio::sync::mpsc::channel(1);
+    let server = Server::start(move |mut stream| {
+        let sender = sender.clone();
+        async move {
+            sender.send(read_request(&mut stream).await.unwrap()).await.unwrap();
+            let _ = stream.write_all(b"HTTP/1.1 204 x\r\n\r\n").await;
+            drain(stream).await;
+        }
+    })
+    .await;
+    let mut request = request(&format!("{}/a%20b?x=1&y", server.url()));
+    for (name, value) in [("content-type", "application/json"), ("accept", "*/*"), ("user-agent", "callbackd/x"), ("webhook-id", "msg_1")] {
+        request.headers.insert(name, value.parse().unwrap());
+    }
+    let shown = String::from_utf8(callbackd::egress::as_sent(&request, false)).unwrap();
+    assert_eq!(egress(PrivateNetworks::Allowed).attempt(request, LONG).await.outcome, answered(204));
+    let sorted = |text: &str| {
+        let mut lines: Vec<String> = text.split("\r\n").map(str::to_owned).collect();
+        lines[1..].sort();
+        lines
+    };
+    assert_eq!(sorted(&seen.recv().await.unwrap()), sorted(&shown));
+}

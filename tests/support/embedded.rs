@@ -1,0 +1,67 @@
+//! The library itself under test, without the program around it: a configuration for a vhost.
+
+use std::num::NonZeroU16;
+use std::path::PathBuf;
+use std::sync::Arc;
+use std::time::Duration;
+
+use callbackd::broker::{Inbound, Publisher, QueueRole, Subscription, Topology};
+use callbackd::config::{
+    Admin, Broker, BrokerUrl, Config, Dead, DeliveryDefaults, Egress, Log, LogFormat, Names, PrivateNetworks, Source, Worker,
+};
+use callbackd::domain::ladder::Ladder;
+use callbackd::domain::names::SourceName;
+use callbackd::domain::retry::RetryPolicy;
+use callbackd::telemetry::Telemetry;
+use tokio::sync::mpsc;
+
+/// A configuration with the default names and one source `compliance`, short limits and a ladder of one rung.
+pub fn config(url: &str) -> Config {
+    let second = Duration::from_secs(1);
+    Config {
+        broker: Broker {
+            url: BrokerUrl::new(url.to_owned()),
+            declare: true,
+            names: Names {
+                route: "callbacks.route".to_owned(),
+                publish: "callbacks.publish".to_owned(),
+                dead: "callbacks.dead".to_owned(),
+                rejected: "callbacks.rejected".to_owned(),
+                unroutable: "callbacks.unroutable".to_owned(),
+            },
+            heartbeat: second,
+            timeout: 10 * second,
+            publish_channels: 16,
+        },
+        sources: vec![Source {
+            name: SourceName::try_new("compliance").expect("a name"),
+            exchange: "compliance.events".to_owned(),
+            queue: "callbacks.compliance".to_owned(),
+            binding: "#".to_owned(),
+            prefetch: NonZeroU16::new(100).expect("not 0"),
+        }],
+        ladder: Arc::new(Ladder::try_new(3600 * second, 3600 * second).expect("a ladder")),
+        worker: Worker { max_body: 1 << 24, unknown_integrator_wait: second, stop_timeout: second },
+        dead: Dead { retention: 3600 * second },
+        delivery: DeliveryDefaults { timeout: second, max_in_flight: NonZeroU16::new(16).expect("not 0"), retry: RetryPolicy::default() },
+        egress: Egress { allow_http: true, private: PrivateNetworks::Allowed },
+        admin: Admin { listen: "127.0.0.1:0".parse().expect("an address") },
+        integrators_file: PathBuf::from("integrators.toml"),
+        log: Log { format: LogFormat::Auto, level: "info".to_owned() },
+    }
+}
+
+/// The name of the work queue of [`config`].
+pub const WORK: &str = "callbacks.compliance";
+
+/// Starts a publisher.
+pub fn publisher(config: &Config) -> Publisher {
+    Publisher::start(config, Arc::new(Topology::new(config)), Telemetry::default())
+}
+
+/// Starts to read the work queue.
+pub fn subscribe(config: &Config, prefetch: u16) -> (Subscription, mpsc::Receiver<Inbound>) {
+    let role = QueueRole { source: config.sources[0].name.clone(), queue: WORK.to_owned(), due: false };
+    let prefetch = NonZeroU16::new(prefetch).expect("not 0");
+    Subscription::start(role, prefetch, config, Arc::new(Topology::new(config)), Telemetry::default())
+}
