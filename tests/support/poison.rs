@@ -35,7 +35,7 @@ impl Wire {
         let credentials_size = u32::try_from(credentials.len()).expect("short").to_be_bytes();
         wire.method(0, (10, 11), &[&[0; 4], &short(b"PLAIN"), &credentials_size, credentials.as_bytes(), &short(b"en_US")]);
         wire.expect((10, 30));
-        wire.method(0, (10, 31), &[&0_u16.to_be_bytes(), &131_072_u32.to_be_bytes(), &0_u16.to_be_bytes()]);
+        wire.method(0, (10, 31), &[&1_u16.to_be_bytes(), &131_072_u32.to_be_bytes(), &0_u16.to_be_bytes()]);
         let vhost = percent_encoding::percent_decode_str(url.path().trim_start_matches('/')).collect::<Vec<u8>>();
         wire.method(0, (10, 40), &[&short(&vhost), &[0, 0]]);
         wire.expect((10, 41));
