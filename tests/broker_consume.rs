@@ -59,7 +59,7 @@ async fn a_settled_message_is_gone_and_tells_where_it_came_from() {
     assert_eq!(message.properties.message_id().as_ref().map(ToString::to_string), Some("evt-1".to_owned()));
     message.claim.settle(Proof::Skipped);
     subscription.close().await;
-    assert_eq!(amqp.depth(WORK).await, (0, 0));
+    assert_eq!(amqp.ready(WORK).await, 0);
 }
 
 #[tokio::test]
@@ -144,7 +144,7 @@ async fn a_lost_session_ends_its_claims_and_its_messages_come_again() {
         .into();
     assert_eq!(again, [1, 2].into());
     subscription.close().await;
-    assert_eq!(amqp.depth(WORK).await, (0, 0));
+    assert_eq!(amqp.ready(WORK).await, 0);
 }
 
 #[tokio::test]
@@ -161,7 +161,7 @@ async fn a_deleted_queue_is_declared_again_and_consumed() {
         next_live(&mut messages).await.claim.settle(Proof::Skipped);
     }
     subscription.close().await;
-    assert_eq!(amqp.depth(WORK).await, (0, 0));
+    assert_eq!(amqp.ready(WORK).await, 0);
 }
 
 #[tokio::test]
@@ -221,9 +221,11 @@ async fn a_silent_connection_is_given_up_and_made_again() {
     proxy.blackhole(true);
     first.claim.settle(Proof::Skipped);
     eventually("the loss is noticed", SOON, async || !*subscription.live().borrow()).await;
+    // What was held back must not get through late.
+    proxy.cut();
     proxy.blackhole(false);
     live(&subscription).await;
-    assert_eq!(number(&next_live(&mut messages).await).min(1), 0, "what could not be acknowledged comes again, in order");
+    assert_eq!(number(&next_live(&mut messages).await), 0, "what could not be acknowledged comes again, in order");
 }
 
 #[tokio::test]
