@@ -570,13 +570,14 @@ fn returned_messages_and_frames_of_the_client_library_are_never_printed() {
 fn a_bare_level_is_ours_and_libraries_only_warn() {
     let all = || {
         tracing::debug!(target: "callbackd", "ours");
-        tracing::info!(target: "lapin::channel", "chatty");
-        tracing::warn!(target: "lapin::channel", "serious");
+        tracing::info!(target: "hyper", "chatty");
+        tracing::error!(target: "lapin::channel", "what we tell as a fact");
+        tracing::warn!(target: "hyper", "serious");
     };
     assert_eq!(lines(Shape::Human, "debug", all).len(), 2);
     assert_eq!(lines(Shape::Human, "error", all).len(), 0);
     assert_eq!(lines(Shape::Human, "off", all).len(), 0);
-    assert_eq!(lines(Shape::Human, "lapin=info,off", all).len(), 2);
+    assert_eq!(lines(Shape::Human, "lapin=info,hyper=info,off", all).len(), 3);
     let fault = filter("log.level", "callbackd=loud").unwrap_err().to_string();
     assert!(fault.starts_with("log.level: `callbackd=loud` is no log level"), "{fault}");
 }
