@@ -42,7 +42,7 @@ async fn fill(amqp: &Amqp, count: usize) {
 }
 
 fn number(message: &Inbound) -> usize {
-    std::str::from_utf8(&message.body).unwrap().parse().unwrap()
+    std::str::from_utf8(&message.body).expect("text").parse().expect("a number")
 }
 
 #[tokio::test]
@@ -105,7 +105,7 @@ async fn a_rejected_message_is_among_the_rejected_and_never_acknowledged_by_its_
     fill(&amqp, 300).await;
     for _ in 0..300 {
         let message = next(&mut messages).await;
-        if number(&message) % 3 == 0 { message.claim.reject() } else { message.claim.settle(Proof::Skipped) }
+        if number(&message).is_multiple_of(3) { message.claim.reject() } else { message.claim.settle(Proof::Skipped) }
     }
     let rejected: BTreeSet<Vec<u8>> =
         amqp.drain_when("callbacks.rejected", 100, SOON).await.into_iter().map(|message| message.body).collect();

@@ -224,8 +224,9 @@ impl Exit {
     }
 }
 
-/// A `callbackd.toml` for tests: this vhost, both sources of the platform, waits of a second instead of hours, local
-/// receivers allowed.
+/// A `callbackd.toml` for tests: this vhost, both sources of the platform, waits of a fraction of a second, local
+/// receivers allowed. Few rungs, as each is a queue of its own. Other values come through the environment
+/// (`CALLBACKD__DELIVERY__TIMEOUT`), see [`Worker::start_with`].
 pub fn short_waits(vhost: &Vhost) -> String {
     format!(
         r#"
@@ -241,12 +242,12 @@ name = "ident"
 exchange = "ident.events"
 
 [wait]
-shortest = "1s"
-longest = "1m"
+shortest = "200ms"
+longest = "1s"
 
 [delivery]
 timeout = "5s"
-retry = {{ initial = "1s", multiplier = 2.0, max_delay = "4s", max_age = "10m", jitter = 0.2 }}
+retry = {{ initial = "200ms", multiplier = 2.0, max_delay = "1s", max_age = "10m", jitter = 0.2 }}
 
 [egress]
 allow_http = true

@@ -1,0 +1,154 @@
+//! What is known of a dead or rejected message without its payload.
+
+use bytes::Bytes;
+use lapin::BasicProperties;
+use lapin::message::Delivery;
+use lapin::types::{AMQPValue, FieldTable};
+
+use crate::broker::headers::{self, Original, Trust, encoded_size, name};
+use crate::config::{Config, Source};
+use crate::domain::decode::decode;
+use crate::domain::time::Timestamp;
+
+/// A dead or rejected message as commands speak of it.
+#[derive(Debug, Clone, Default)]
+pub(super) struct Letter {
+    /// Its place in the queue, from 1.
+    pub(super) position: u32,
+    /// The name of its source.
+    pub(super) source: Option<String>,
+    /// Its event's id.
+    pub(super) event: Option<String>,
+    /// Whose it is.
+    pub(super) integrator: Option<String>,
+    /// The one endpoint that it is for.
+    pub(super) endpoint: Option<String>,
+    /// What it is about.
+    pub(super) topic: Option<String>,
+    /// Why it is here, as a code.
+    pub(super) reason: Option<String>,
+    /// Why it is here, for people.
+    pub(super) detail: Option<String>,
+    /// Attempts made.
+    pub(super) attempts: u32,
+    /// When the first attempt started.
+    pub(super) first_attempt_at: Option<Timestamp>,
+    /// When the latest attempt started.
+    pub(super) last_attempt_at: Option<Timestamp>,
+    /// The status of the latest answer.
+    pub(super) last_status: Option<u16>,
+    /// Why the latest attempt failed.
+    pub(super) last_error: Option<String>,
+    /// Since when it is here.
+    pub(super) dead_at: Option<Timestamp>,
+    /// Bytes of its body.
+    pub(super) size: usize,
+    /// Whether what the `x-callback-*` headers say is believed.
+    pub(super) ours: bool,
+}
+
+impl Letter {
+    /// Reads a message. What we moved says everything in its headers; what the broker moved is read as far as its own
+    /// account of the move and the event's body go.
+    pub(super) fn read(delivery: &Delivery, position: u32, config: &Config) -> Self {
+        let moved = (delivery.exchange.as_str() == config.broker.names.route).then(|| Moved::read(&delivery.properties)).flatten();
+        let letter = match moved {
+            Some(moved) => Self::moved_by_the_broker(delivery, &moved, config),
+            None => Self::ours(&delivery.properties),
+        };
+        Self { position, size: delivery.data.len(), ..letter }
+    }
+
+    fn ours(properties: &BasicProperties) -> Self {
+        let text = |name| headers::text(properties, name).map(str::to_owned);
+        let history = headers::read_history(properties);
+        let known = history.as_ref();
+        Self {
+            source: text(name::SOURCE),
+            event: text(name::EVENT_ID).or_else(|| properties.message_id().as_ref().map(ToString::to_string)),
+            integrator: text(name::INTEGRATOR),
+            endpoint: text(name::ENDPOINT),
+            topic: text(name::TOPIC),
+            reason: text(name::REASON),
+            detail: text(name::DETAIL),
+            attempts: known.map_or(0, |history| history.attempts),
+            first_attempt_at: known.and_then(|history| history.first_attempt_at),
+            last_attempt_at: known.and_then(|history| history.last_attempt_at),
+            last_status: known.and_then(|history| history.last_status),
+            last_error: known.and_then(|history| history.last_error.clone()),
+            dead_at: headers::time(properties, name::DEAD_AT),
+            ours: true,
+            ..Self::default()
+        }
+    }
+
+    /// Only a message from a due queue carries headers of ours; on one from a work queue anybody may have written them.
+    fn moved_by_the_broker(delivery: &Delivery, moved: &Moved<'_>, config: &Config) -> Self {
+        let source = config.sources.iter().find(|source| moved.queue == source.queue || moved.queue == source.due_queue());
+        let ours = source.is_some_and(|source: &Source| moved.queue == source.due_queue());
+        let from_headers = if ours { Self::ours(&delivery.properties) } else { Self::default() };
+        let event = decode(Bytes::copy_from_slice(&delivery.data), &headers::metadata(&delivery.properties)).ok();
+        let event = event.as_ref();
+        Self {
+            source: source.map(|source| source.name.to_string()),
+            event: event.map(|event| event.id.to_string()),
+            integrator: event.map(|event| event.integrator.to_string()),
+            topic: event.map(|event| event.topic.to_string()),
+            reason: Some(moved.reason.to_owned()),
+            detail: Some("moved by the broker".to_owned()),
+            dead_at: moved.at,
+            ours,
+            ..from_headers
+        }
+    }
+
+    /// Where it goes when it is replayed, and with which properties.
+    ///
+    /// # Errors
+    /// Why it cannot be replayed, for people.
+    pub(super) fn replay(&self, delivery: &Delivery, config: &Config, now: Timestamp) -> Result<(String, BasicProperties), String> {
+        let name = self.source.as_deref().ok_or("it does not say which source it belongs to")?;
+        let source = config.sources.iter().find(|source| source.name.as_str() == name);
+        let source = source.ok_or_else(|| format!("its source `{name}` is not configured"))?;
+        let original = Original {
+            properties: &delivery.properties,
+            exchange: delivery.exchange.as_str(),
+            routing_key: delivery.routing_key.as_str(),
+            source: &source.name,
+            trust: if self.ours { Trust::Ours } else { Trust::Foreign },
+        };
+        let copy = headers::replay_copy(&original, now);
+        if encoded_size(&copy) > headers::LARGEST_COPY {
+            return Err("its properties are too large for a copy".to_owned());
+        }
+        // One delivery of an event goes back alone; on the work queue it would be repeated to the other endpoints.
+        let queue = if self.endpoint.is_some() { source.due_queue() } else { source.queue.clone() };
+        Ok((queue, copy))
+    }
+}
+
+/// The broker's account of its own latest move, the first entry of `x-death`.
+struct Moved<'a> {
+    queue: &'a str,
+    reason: &'a str,
+    at: Option<Timestamp>,
+}
+
+impl<'a> Moved<'a> {
+    fn read(properties: &'a BasicProperties) -> Option<Self> {
+        let AMQPValue::FieldArray(deaths) = properties.headers().as_ref()?.inner().get("x-death")? else { return None };
+        let AMQPValue::FieldTable(latest) = deaths.as_slice().first()? else { return None };
+        let at = match latest.inner().get("time") {
+            Some(AMQPValue::Timestamp(seconds)) => i64::try_from(*seconds).ok().and_then(|seconds| seconds.checked_mul(1000)),
+            _ => None,
+        };
+        Some(Self { queue: text(latest, "queue")?, reason: text(latest, "reason")?, at: at.map(Timestamp::from_millis) })
+    }
+}
+
+fn text<'a>(table: &'a FieldTable, name: &str) -> Option<&'a str> {
+    match table.inner().get(name)? {
+        AMQPValue::LongString(text) => std::str::from_utf8(text.as_bytes()).ok(),
+        _ => None,
+    }
+}

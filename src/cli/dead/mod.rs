@@ -1,0 +1,57 @@
+//! `callbackd dead`: look at what was not delivered, put it back on its way, or throw it away.
+
+mod browse;
+mod discard;
+mod filter;
+mod letter;
+mod list;
+mod replay;
+mod show;
+
+use std::io::Write;
+
+use super::CliError;
+use crate::config::Config;
+
+/// Works with the dead deliveries and the rejected events. Whatever is not replayed or discarded stays as it is, in order.
+#[derive(Debug, clap::Args)]
+pub struct Dead {
+    #[command(subcommand)]
+    action: Action,
+}
+
+#[derive(Debug, clap::Subcommand)]
+enum Action {
+    /// What is there, without payloads.
+    List(list::List),
+    /// One message with all its headers.
+    Show(show::Show),
+    /// Back to where it is delivered from, with a new history and the same event id.
+    Replay(replay::Replay),
+    /// Away for good.
+    Discard(discard::Discard),
+}
+
+impl Dead {
+    /// Does what is asked for.
+    ///
+    /// # Errors
+    /// [`CliError::Usage`] when the command line makes no sense; [`CliError::Failed`] when the broker cannot be worked with or
+    /// a message could not be replayed. What was replayed or discarded until then is; nothing is lost.
+    pub async fn run(self, config: &Config) -> Result<(), CliError> {
+        self.run_to(config, &mut std::io::stdout()).await
+    }
+
+    /// The same with the results written elsewhere than to standard output.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn run_to(self, config: &Config, out: &mut (dyn Write + Send)) -> Result<(), CliError> {
+        match self.action {
+            Action::List(list) => list.run(config, out).await,
+            Action::Show(show) => show.run(config, out).await,
+            Action::Replay(replay) => replay.run(config, out).await,
+            Action::Discard(discard) => discard.run(config, out).await,
+        }
+    }
+}

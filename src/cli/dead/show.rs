@@ -1,0 +1,125 @@
+//! `callbackd dead show`: one message with all its headers.
+
+use lapin::message::Delivery;
+use lapin::types::{AMQPValue, FieldTable, ShortString};
+
+use super::browse::Pass;
+use super::filter::Selection;
+use super::letter::Letter;
+use crate::cli::CliError;
+use crate::cli::terminal::{Out, line, plain};
+use crate::clock;
+use crate::config::Config;
+
+/// One message with all its headers: the first that fits.
+#[derive(Debug, clap::Args)]
+pub(super) struct Show {
+    #[command(flatten)]
+    selection: Selection,
+    /// The body too, as it is: it may hold personal data.
+    #[arg(long)]
+    body: bool,
+}
+
+impl Show {
+    pub(super) async fn run(self, config: &Config, out: Out<'_>) -> Result<(), CliError> {
+        let filter = self.selection.filter(clock::now())?;
+        let queue = self.selection.queue(config);
+        let mut pass = Pass::start(config, queue, None).await?;
+        let (mut found, mut fitting) = (None, 0_usize);
+        while pass
+            .window(|position, delivery| {
+                let letter = Letter::read(&delivery, position, config);
+                if filter.fits(&letter) {
+                    fitting += 1;
+                    found.get_or_insert((position, delivery));
+                }
+            })
+            .await?
+        {}
+        pass.finish().await?;
+        let Some((position, delivery)) = found else {
+            return Err(CliError::Failed(format!("no message of {queue} fits")));
+        };
+        if fitting > 1 {
+            eprintln!("{fitting} messages fit; this is the first");
+        }
+        print(out, position, &delivery)?;
+        if self.body {
+            print_body(out, &delivery.data)?;
+        }
+        Ok(())
+    }
+}
+
+fn print(out: Out<'_>, position: u32, delivery: &Delivery) -> Result<(), CliError> {
+    line(out, &format!("position         {position}"))?;
+    line(out, &format!("exchange         {}", plain(delivery.exchange.as_str())))?;
+    line(out, &format!("routing key      {}", plain(delivery.routing_key.as_str())))?;
+    line(out, &format!("body             {} bytes", delivery.data.len()))?;
+    let properties = &delivery.properties;
+    let texts: [(&str, &Option<ShortString>); 10] = [
+        ("content type", properties.content_type()),
+        ("content encoding", properties.content_encoding()),
+        ("correlation id", properties.correlation_id()),
+        ("reply to", properties.reply_to()),
+        ("expiration", properties.expiration()),
+        ("message id", properties.message_id()),
+        ("type", properties.kind()),
+        ("user id", properties.user_id()),
+        ("app id", properties.app_id()),
+        ("cluster id", properties.cluster_id()),
+    ];
+    for (name, text) in texts {
+        if let Some(text) = text {
+            line(out, &format!("{name:<16} {}", plain(text.as_str())))?;
+        }
+    }
+    let numbers = [
+        ("delivery mode", properties.delivery_mode().map(u64::from)),
+        ("priority", properties.priority().map(u64::from)),
+        ("timestamp", *properties.timestamp()),
+    ];
+    for (name, number) in numbers {
+        if let Some(number) = number {
+            line(out, &format!("{name:<16} {number}"))?;
+        }
+    }
+    for (name, value) in properties.headers().iter().flatten() {
+        line(out, &format!("header           {}: {}", plain(name.as_str()), shown(value)))?;
+    }
+    Ok(())
+}
+
+fn print_body(out: Out<'_>, body: &[u8]) -> Result<(), CliError> {
+    let written = [b"\n", body, b"\n"].into_iter().try_for_each(|part: &[u8]| out.write_all(part));
+    written.map_err(|error| CliError::Failed(format!("cannot write the result: {error}")))
+}
+
+fn shown(value: &AMQPValue) -> String {
+    match value {
+        AMQPValue::LongString(text) => plain(&text.to_string()),
+        AMQPValue::ShortString(text) => plain(text.as_str()),
+        AMQPValue::ByteArray(bytes) => format!("{} bytes", bytes.len()),
+        AMQPValue::FieldArray(values) => format!("[{}]", values.as_slice().iter().map(shown).collect::<Vec<_>>().join(", ")),
+        AMQPValue::FieldTable(fields) => table(fields),
+        AMQPValue::Boolean(value) => value.to_string(),
+        AMQPValue::ShortShortInt(number) => number.to_string(),
+        AMQPValue::ShortShortUInt(number) => number.to_string(),
+        AMQPValue::ShortInt(number) => number.to_string(),
+        AMQPValue::ShortUInt(number) => number.to_string(),
+        AMQPValue::LongInt(number) => number.to_string(),
+        AMQPValue::LongUInt(number) => number.to_string(),
+        AMQPValue::LongLongInt(number) => number.to_string(),
+        AMQPValue::Timestamp(seconds) => seconds.to_string(),
+        AMQPValue::Float(number) => number.to_string(),
+        AMQPValue::Double(number) => number.to_string(),
+        AMQPValue::DecimalValue(decimal) => format!("{}e-{}", decimal.value, decimal.scale),
+        AMQPValue::Void => "-".to_owned(),
+    }
+}
+
+fn table(fields: &FieldTable) -> String {
+    let fields: Vec<String> = fields.into_iter().map(|(name, value)| format!("{}: {}", plain(name.as_str()), shown(value))).collect();
+    format!("{{{}}}", fields.join(", "))
+}

@@ -1,0 +1,435 @@
+//! Dead deliveries and rejected events in an operator's hands, on a real broker.
+
+mod support;
+
+use std::time::Duration;
+
+use callbackd::broker::headers::{self, Original, Trust, name};
+use callbackd::broker::{Topology, connect};
+use callbackd::cli::CliError;
+use callbackd::cli::dead::Dead;
+use callbackd::clock;
+use callbackd::config::Config;
+use callbackd::domain::dead::{DeadReason, RejectReason};
+use callbackd::domain::decode::NoEvent;
+use callbackd::domain::history::History;
+use callbackd::domain::names::{EndpointId, EventId, IntegratorKey, SourceName, Topic};
+use callbackd::domain::time::Timestamp;
+use callbackd::telemetry::EventRef;
+use lapin::BasicProperties;
+use lapin::types::{AMQPValue, FieldTable};
+use support::{Amqp, Fetched, Vhost, config_for, dead, eventually, parsed, publish_poison};
+
+const DEAD: &str = "callbacks.dead";
+const REJECTED: &str = "callbacks.rejected";
+const SOON: Duration = Duration::from_secs(20);
+
+/// A vhost with the topology in it.
+struct Stage {
+    vhost: Vhost,
+    config: Config,
+    amqp: Amqp,
+}
+
+impl Stage {
+    async fn set() -> Self {
+        let vhost = Vhost::create().await;
+        let config = config_for(&vhost);
+        let connection = connect(&config.broker, "test").await.expect("a connection");
+        Topology::new(&config).declare(&connection, config.broker.timeout).await.expect("declared");
+        let amqp = vhost.connect().await;
+        Self { vhost, config, amqp }
+    }
+
+    async fn bury(&self, letter: &Buried) {
+        self.amqp.publish("callbacks.publish", DEAD, letter.properties(), letter.body().as_bytes()).await;
+    }
+
+    /// Buries letters 1 to `count`, the odd ones of acme, the others of beta.
+    async fn bury_many(&self, count: u32) {
+        for number in 1..=count {
+            let integrator = if number % 2 == 1 { "acme" } else { "beta" };
+            self.bury(&Buried { integrator, ..Buried::new(number) }).await;
+        }
+    }
+
+    async fn run(&self, arguments: &[&str]) -> String {
+        dead(&self.config, arguments).await.unwrap_or_else(|error| panic!("{arguments:?}: {error}"))
+    }
+
+    /// The event ids that a list shows.
+    async fn listed(&self, arguments: &[&str]) -> Vec<String> {
+        let out = self.run(&[&["list", "--json"], arguments].concat()).await;
+        let rows = out.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
+        rows.map(|row| row["event"].as_str().expect("an id").to_owned()).collect()
+    }
+}
+
+/// A dead letter to be made.
+#[derive(Clone)]
+struct Buried {
+    number: u32,
+    source: &'static str,
+    integrator: &'static str,
+    endpoint: &'static str,
+    reason: DeadReason,
+    at: Timestamp,
+}
+
+impl Buried {
+    fn new(number: u32) -> Self {
+        Self { number, source: "compliance", integrator: "acme", endpoint: "main", reason: DeadReason::Gone, at: clock::now() }
+    }
+
+    fn id(&self) -> String {
+        format!("evt-{}", self.number)
+    }
+
+    fn body(&self) -> String {
+        format!("{{\"secret\":\"payload-{}\"}}", self.number)
+    }
+
+    fn properties(&self) -> BasicProperties {
+        let source = SourceName::try_new(self.source).expect("a name");
+        let (id, integrator, topic) = (
+            EventId::try_new(self.id()).expect("an id"),
+            IntegratorKey::try_new(self.integrator).expect("a key"),
+            Topic::try_new("identResult").expect("a topic"),
+        );
+        let mut fields = FieldTable::default();
+        fields.insert("upstream".into(), AMQPValue::ShortInt(7));
+        let upstream = BasicProperties::default().with_message_id(self.id().into()).with_headers(fields);
+        let original =
+            Original { properties: &upstream, exchange: "compliance.events", routing_key: "key", source: &source, trust: Trust::Foreign };
+        let history = History {
+            endpoint: Some(EndpointId::try_new(self.endpoint).expect("an id")),
+            attempts: 12,
+            first_attempt_at: Some(self.at),
+            last_attempt_at: Some(self.at),
+            last_status: Some(410),
+            last_error: Some("gone for good".to_owned()),
+            due_at: Some(self.at),
+            hold_until: Some(self.at),
+            ..History::new(self.at)
+        };
+        let event = EventRef { id: &id, integrator: &integrator, topic: &topic };
+        headers::dead_copy(&original, &history, event, self.reason, self.at)
+    }
+}
+
+/// The numbers of the letters whose bodies these are.
+fn numbers(messages: &[Fetched]) -> Vec<u32> {
+    let number = |message: &Fetched| {
+        let number = std::str::from_utf8(&message.body).ok()?.strip_prefix("{\"secret\":\"payload-")?.strip_suffix("\"}")?;
+        number.parse().ok()
+    };
+    messages.iter().map(|message| number(message).expect("the body of a letter")).collect()
+}
+
+/// Fails with the first place that differs, not with a thousand numbers.
+fn assert_numbers(found: &[u32], expected: impl Iterator<Item = u32>) {
+    let expected: Vec<u32> = expected.collect();
+    let differs = found.iter().zip(&expected).position(|(found, expected)| found != expected);
+    assert_eq!(found.len(), expected.len());
+    assert!(differs.is_none(), "place {differs:?} of {}, where {:?} stands", found.len(), differs.map(|at| found[at]));
+}
+
+#[tokio::test]
+async fn each_filter_filters() {
+    let stage = Stage::set().await;
+    let hour = Timestamp::from_millis(clock::now().millis() - 3_600_000);
+    for letter in [
+        Buried::new(1),
+        Buried { integrator: "beta", ..Buried::new(2) },
+        Buried { endpoint: "other", ..Buried::new(3) },
+        Buried { reason: DeadReason::Expired, ..Buried::new(4) },
+        Buried { at: hour, ..Buried::new(5) },
+    ] {
+        stage.bury(&letter).await;
+    }
+    let cases: [(&[&str], &[u32]); 9] = [
+        (&[], &[1, 2, 3, 4, 5]),
+        (&["--integrator", "beta"], &[2]),
+        (&["--endpoint", "other"], &[3]),
+        (&["--reason", "expired"], &[4]),
+        (&["--event", "evt-1"], &[1]),
+        (&["--until", "30m"], &[5]),
+        (&["--since", "30m"], &[1, 2, 3, 4]),
+        (&["--limit", "2"], &[1, 2]),
+        (&["--since", "30m", "--integrator", "acme", "--reason", "gone"], &[1, 3]),
+    ];
+    for (arguments, expected) in cases {
+        let expected: Vec<String> = expected.iter().map(|number| format!("evt-{number}")).collect();
+        assert_eq!(stage.listed(arguments).await, expected, "{arguments:?}");
+    }
+}
+
+#[tokio::test]
+async fn a_list_tells_everything_but_the_payload() {
+    let stage = Stage::set().await;
+    stage.bury(&Buried::new(1)).await;
+    let row: serde_json::Value = serde_json::from_str(&stage.run(&["list", "--json"]).await).expect("one line of JSON");
+    for (member, value) in [
+        ("event", "evt-1"),
+        ("integrator", "acme"),
+        ("endpoint", "main"),
+        ("topic", "identResult"),
+        ("reason", "gone"),
+        ("source", "compliance"),
+        ("last_error", "gone for good"),
+    ] {
+        assert_eq!(row[member], value, "{member}");
+    }
+    assert_eq!((&row["attempts"], &row["last_status"], &row["position"]), (&12.into(), &410.into(), &1.into()));
+    assert_eq!(row["size"], Buried::new(1).body().len());
+    let table = stage.run(&["list"]).await;
+    assert!(table.contains("evt-1") && table.contains("gone for good") && !table.contains("payload"), "{table}");
+    let shown = stage.run(&["show", "--event", "evt-1"]).await;
+    assert!(shown.contains("x-callback-reason: gone") && shown.contains("upstream: 7") && !shown.contains("payload"), "{shown}");
+    assert!(stage.run(&["show", "--event", "evt-1", "--body"]).await.ends_with("\n{\"secret\":\"payload-1\"}\n"));
+    let absent = dead(&stage.config, &["show", "--event", "evt-2"]).await;
+    assert!(matches!(absent, Err(CliError::Failed(_))), "{absent:?}");
+}
+
+#[tokio::test]
+async fn a_hundred_looks_leave_order_and_bytes_as_they_are() {
+    let stage = Stage::set().await;
+    // Three windows of a pass, and more than a small map of the broker's holds.
+    stage.bury_many(1100).await;
+    for _ in 0..100 {
+        let list = stage.run(&["list", "--json", "--integrator", "beta", "--limit", "3"]).await;
+        assert_eq!(list.lines().count(), 3);
+    }
+    stage.amqp.wait_ready(DEAD, 1100, SOON).await;
+    let all = stage.amqp.drain(DEAD).await;
+    assert_numbers(&numbers(&all), 1..=1100);
+    for (message, number) in all.iter().zip(1_u32..) {
+        assert_eq!(message.header(name::EVENT_ID), Some(format!("evt-{number}")));
+        assert_eq!(message.header(name::ATTEMPTS), Some("12".to_owned()));
+        let fields = message.properties.headers().as_ref().expect("headers");
+        assert_eq!(fields.inner().get("upstream"), Some(&AMQPValue::ShortInt(7)));
+    }
+}
+
+#[tokio::test]
+async fn a_partial_replay_leaves_the_others_in_order() {
+    let stage = Stage::set().await;
+    stage.bury_many(1100).await;
+    for _ in 0..3 {
+        stage.run(&["list", "--json"]).await;
+    }
+    assert_eq!(stage.run(&["replay", "--integrator", "beta"]).await, "replayed 550, failed 0\n");
+    for _ in 0..3 {
+        assert_eq!(stage.run(&["list", "--json"]).await.lines().count(), 550);
+    }
+    stage.amqp.wait_ready(DEAD, 550, SOON).await;
+    assert_numbers(&numbers(&stage.amqp.drain(DEAD).await), (1..=1100).step_by(2));
+    let mut replayed = numbers(&stage.amqp.drain_when("callbacks.compliance.due", 550, SOON).await);
+    replayed.sort_unstable();
+    assert_numbers(&replayed, (2..=1100).step_by(2));
+}
+
+#[tokio::test]
+async fn a_dry_run_changes_nothing() {
+    let stage = Stage::set().await;
+    stage.bury_many(3).await;
+    assert_eq!(stage.run(&["replay", "--dry-run"]).await, "would replay 3\n");
+    assert_eq!(stage.run(&["discard", "--all", "--dry-run"]).await, "would discard 3\n");
+    stage.amqp.wait_ready(DEAD, 3, SOON).await;
+    assert_eq!(stage.amqp.ready("callbacks.compliance.due").await, 0);
+    assert_numbers(&numbers(&stage.amqp.drain(DEAD).await), 1..=3);
+}
+
+#[tokio::test]
+async fn a_replay_keeps_the_event_id_and_the_endpoint_and_starts_a_new_history() {
+    let stage = Stage::set().await;
+    stage.bury(&Buried { source: "ident", ..Buried::new(1) }).await;
+    let before = clock::now();
+    assert_eq!(stage.run(&["replay"]).await, "replayed 1, failed 0\n");
+    let message = stage.amqp.drain_when("callbacks.ident.due", 1, SOON).await.remove(0);
+    assert_eq!(message.properties.message_id().as_ref().map(ToString::to_string), Some("evt-1".to_owned()));
+    assert_eq!(message.body, Buried::new(1).body().as_bytes());
+    let history = headers::read_history(&message.properties).expect("a history");
+    assert_eq!(history, History { endpoint: Some(EndpointId::try_new("main").expect("an id")), ..History::new(history.received_at) });
+    assert!(history.received_at >= before && history.received_at <= clock::now());
+    assert_eq!(message.header(name::REASON), None);
+    assert_eq!(message.header(name::ORIG_EXCHANGE), Some("compliance.events".to_owned()));
+    assert!(message.header(name::REPLAYED_AT).is_some());
+    assert_eq!(stage.amqp.ready(DEAD).await, 0);
+}
+
+#[tokio::test]
+async fn what_cannot_be_replayed_stays_and_the_rest_goes() {
+    let stage = Stage::set().await;
+    stage.bury(&Buried { source: "retired", ..Buried::new(1) }).await;
+    stage.bury(&Buried { source: "ident", ..Buried::new(2) }).await;
+    stage.bury(&Buried::new(3)).await;
+    stage.amqp.delete_queue("callbacks.ident.due").await;
+    let failed = dead(&stage.config, &["replay"]).await;
+    assert!(matches!(&failed, Err(CliError::Failed(text)) if text.starts_with("2 could not be replayed")), "{failed:?}");
+    stage.amqp.wait_ready(DEAD, 2, SOON).await;
+    assert_numbers(&numbers(&stage.amqp.drain(DEAD).await), 1..=2);
+    assert_eq!(stage.amqp.drain_when("callbacks.compliance.due", 1, SOON).await.len(), 1);
+}
+
+#[tokio::test]
+async fn rejected_events_go_back_to_the_work_queue_and_single_deliveries_to_their_endpoint() {
+    let stage = Stage::set().await;
+    let source = SourceName::try_new("ident").expect("a name");
+    let upstream = BasicProperties::default().with_message_id("evt-9".into());
+    let original = Original { properties: &upstream, exchange: "ident.events", routing_key: "key", source: &source, trust: Trust::Foreign };
+    let now = clock::now();
+    for endpoint in [None, Some(EndpointId::try_new("main").expect("an id"))] {
+        let history = History { endpoint, ..History::new(now) };
+        let reason = RejectReason::Undecodable(NoEvent::NotAnObject);
+        let properties = headers::rejected_copy(&original, &history, None, &reason, now);
+        stage.amqp.publish("callbacks.publish", REJECTED, properties, b"[]").await;
+    }
+    assert_eq!(stage.listed(&["--queue", "rejected", "--reason", "undecodable"]).await, ["evt-9", "evt-9"]);
+    assert_eq!(stage.run(&["replay", "--queue", "rejected"]).await, "replayed 2, failed 0\n");
+    let whole = stage.amqp.drain_when("callbacks.ident", 1, SOON).await;
+    let single = stage.amqp.drain_when("callbacks.ident.due", 1, SOON).await;
+    assert_eq!((whole.len(), whole[0].header(name::ENDPOINT)), (1, None));
+    assert_eq!((single.len(), single[0].header(name::ENDPOINT)), (1, Some("main".to_owned())));
+}
+
+#[tokio::test]
+async fn what_the_broker_itself_rejected_is_read_from_its_own_account_and_no_forged_header_is_believed() {
+    let stage = Stage::set().await;
+    let mut forged = FieldTable::default();
+    forged.insert(name::SOURCE.into(), AMQPValue::LongString("ident".into()));
+    forged.insert(name::ENDPOINT.into(), AMQPValue::LongString("forged".into()));
+    let properties = BasicProperties::default().with_headers(forged);
+    let body = br#"{"id":"evt-7","integrator":"acme","topic":"identResult","data":{}}"#;
+    stage.amqp.publish("compliance.events", "key", properties, body).await;
+    let channel = stage.amqp.channel();
+    let got = channel.basic_get("callbacks.compliance".into(), lapin::options::BasicGetOptions::default()).await.expect("got");
+    let tag = got.expect("a message").delivery.delivery_tag;
+    channel.basic_reject(tag, lapin::options::BasicRejectOptions { requeue: false }).await.expect("rejected");
+    stage.amqp.wait_ready(REJECTED, 1, SOON).await;
+    let queue = ["--queue", "rejected"];
+    let list = stage.run(&[&["list", "--json"], &queue[..]].concat()).await;
+    let row: serde_json::Value = serde_json::from_str(&list).expect("JSON");
+    for (member, value) in [("event", "evt-7"), ("integrator", "acme"), ("source", "compliance"), ("reason", "rejected")] {
+        assert_eq!(row[member], value, "{member}");
+    }
+    assert_eq!(row["endpoint"], serde_json::Value::Null);
+    assert!(row["dead_at"].is_string());
+    assert_eq!(stage.run(&[&["replay", "--reason", "rejected"], &queue[..]].concat()).await, "replayed 1, failed 0\n");
+    let back = stage.amqp.drain_when("callbacks.compliance", 1, SOON).await.remove(0);
+    assert_eq!((back.body.as_slice(), back.header(name::ENDPOINT)), (body.as_slice(), None));
+    assert_eq!(back.header("x-death"), None);
+}
+
+#[tokio::test]
+async fn discard_wants_to_know_which_and_takes_only_those() {
+    let stage = Stage::set().await;
+    stage.bury_many(6).await;
+    let unasked = dead(&stage.config, &["discard", "--yes"]).await;
+    assert!(matches!(unasked, Err(CliError::Usage(_))), "{unasked:?}");
+    assert_eq!(stage.run(&["discard", "--integrator", "beta", "--limit", "2", "--yes"]).await, "discarded 2\n");
+    stage.amqp.wait_ready(DEAD, 4, SOON).await;
+    assert_numbers(&numbers(&stage.amqp.drain(DEAD).await), [1, 3, 5, 6].into_iter());
+    stage.bury_many(2).await;
+    assert_eq!(stage.run(&["discard", "--all", "--yes"]).await, "discarded 2\n");
+    assert_eq!(stage.amqp.ready(DEAD).await, 0);
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_read_is_pointed_at_and_what_stands_before_it_is_replayed() {
+    let stage = Stage::set().await;
+    stage.bury_many(3).await;
+    publish_poison(&stage.vhost.url(), DEAD).await;
+    stage.bury(&Buried::new(4)).await;
+    for command in [&["list"][..], &["replay", "--integrator", "beta"]] {
+        let failed = dead(&stage.config, command).await;
+        assert!(
+            matches!(&failed, Err(CliError::Failed(text)) if text.contains("message 4 of callbacks.dead cannot be read")),
+            "{command:?}: {failed:?}"
+        );
+        stage.amqp.wait_ready(DEAD, if command.len() == 1 { 5 } else { 4 }, SOON).await;
+    }
+    assert_numbers(&numbers(&stage.amqp.drain_when("callbacks.compliance.due", 1, SOON).await), 2..=2);
+}
+
+/// Every letter must be among the dead or among the due afterwards; some may be in both.
+async fn assert_nothing_lost(stage: &Stage, count: u32) {
+    let present = eventually("everything is back", SOON, async || {
+        let (dead, due) = (stage.amqp.ready(DEAD).await, stage.amqp.ready("callbacks.compliance.due").await);
+        if dead + due >= count { Ok((dead, due)) } else { Err((dead, due)) }
+    })
+    .await;
+    let mut found = numbers(&stage.amqp.drain(DEAD).await);
+    found.extend(numbers(&stage.amqp.drain("callbacks.compliance.due").await));
+    println!("{present:?} dead and due, {} copies too many", found.len() - count as usize);
+    found.sort_unstable();
+    found.dedup();
+    assert_numbers(&found, 1..=count);
+}
+
+#[tokio::test]
+async fn a_replay_that_is_dropped_in_the_middle_loses_nothing() {
+    let stage = Stage::set().await;
+    for round in 0..3 {
+        stage.bury_many(1000).await;
+        let replay = dead(&stage.config, &["replay"]);
+        let some_are_through =
+            eventually("some are replayed", SOON, async || stage.amqp.ready("callbacks.compliance.due").await >= 100 + round * 150);
+        tokio::select! {
+            done = replay => panic!("it was too fast to be dropped: {done:?}"),
+            () = some_are_through => {}
+        }
+        assert_nothing_lost(&stage, 1000).await;
+    }
+}
+
+/// Not a test of its own: what the next test runs in a process that it kills.
+#[tokio::test]
+#[ignore = "started by the test that kills it"]
+async fn replays_until_it_is_killed() {
+    let Ok(url) = std::env::var("CALLBACKD_TEST_KILLED_URL") else { return };
+    let vhost_config = support::config_at(&url);
+    let replay: Dead = parsed(&["replay"]);
+    replay.run(&vhost_config).await.expect("replayed");
+}
+
+#[tokio::test]
+async fn a_replay_that_is_killed_loses_nothing() {
+    let stage = Stage::set().await;
+    for round in 0..3 {
+        stage.bury_many(1000).await;
+        let mut process = std::process::Command::new(std::env::current_exe().expect("this test"))
+            .args(["--ignored", "--exact", "replays_until_it_is_killed"])
+            .env("CALLBACKD_TEST_KILLED_URL", stage.vhost.url())
+            .stdout(std::process::Stdio::null())
+            .spawn()
+            .expect("a process");
+        eventually("some are replayed", SOON, async || stage.amqp.ready("callbacks.compliance.due").await >= 50 + round * 200).await;
+        process.kill().expect("killed");
+        let status = process.wait().expect("ended");
+        assert!(!status.success(), "it was too fast to be killed");
+        assert_nothing_lost(&stage, 1000).await;
+    }
+}
+
+/// Figures for the documentation: `cargo test --test dead -- --ignored --nocapture how_fast`.
+#[tokio::test]
+#[ignore = "measures"]
+async fn how_fast_it_is() {
+    let stage = Stage::set().await;
+    let count: u32 = std::env::var("COUNT").ok().and_then(|count| count.parse().ok()).unwrap_or(20_000);
+    let outlets = futures_util::future::join_all((0..32).map(|_| stage.vhost.connect())).await;
+    let parts = outlets.iter().zip(0_u32..).map(|(outlet, part)| async move {
+        for number in (part + 1..=count).step_by(32) {
+            let letter = Buried::new(number);
+            outlet.publish("callbacks.publish", DEAD, letter.properties(), letter.body().as_bytes()).await;
+        }
+    });
+    futures_util::future::join_all(parts).await;
+    for arguments in [&["list", "--json"][..], &["list", "--json"], &["replay", "--dry-run"], &["replay"]] {
+        let start = std::time::Instant::now();
+        stage.run(arguments).await;
+        let took = start.elapsed();
+        println!("{arguments:?}: {count} in {took:?}, {:.0}/s", f64::from(count) / took.as_secs_f64());
+    }
+}

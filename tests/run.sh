@@ -1,0 +1,133 @@
+#!/usr/bin/env bash
+# Every check and every test, from nothing but a Rust toolchain on Debian: installs what is missing (as root or with
+# passwordless sudo; otherwise says what to install), starts a RabbitMQ of its own, ends it whatever happens.
+#
+#   bash tests/run.sh                       everything
+#   bash tests/run.sh --test support_smoke  arguments go to the test runner (cargo-nextest where installed, else cargo test)
+#   bash tests/run.sh --tests-only ...      without formatting, lints, documentation and scripts
+#
+# With CALLBACKD_TEST_AMQP and CALLBACKD_TEST_MANAGEMENT set (amqp://user:password@host:port, http://user:password@host:port)
+# the tests use that RabbitMQ and none is started; tests that kill a broker still start one of their own.
+# The exit code is that of the first step that fails.
+set -euo pipefail
+cd "$(dirname "$0")/.."
+
+main() {
+  local checks=yes
+  [ "${1:-}" != --tests-only ] || { checks=no; shift; }
+  install_missing
+  prepare_python
+  if [ "$checks" = yes ]; then
+    check_rust
+    check_scripts
+    check_compose
+  fi
+  start_broker
+  test_rust "$@"
+}
+
+step() {
+  printf '== %s\n' "$*" >&2
+}
+
+install_missing() {
+  local packages=()
+  # Tests that kill their broker need the installed one even when the others use a broker elsewhere.
+  [ -x "${CALLBACKD_RABBITMQ_BIN:-/usr/lib/rabbitmq/bin}/rabbitmq-server" ] || command -v rabbitmq-server >/dev/null || packages+=(rabbitmq-server)
+  python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
+  [ ${#packages[@]} -gt 0 ] || return 0
+  local root=()
+  if [ "$(id -u)" != 0 ]; then
+    sudo -n true 2>/dev/null || missing "${packages[@]}"
+    root=(sudo -n)
+  fi
+  command -v apt-get >/dev/null || missing "${packages[@]}"
+  step "installing ${packages[*]}"
+  "${root[@]}" apt-get update -qq
+  "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -yqq --no-install-recommends "${packages[@]}" >/dev/null
+}
+
+missing() {
+  printf 'tests/run.sh: please install: %s (on Debian: apt-get install %s)\n' "$*" "$*" >&2
+  exit 1
+}
+
+# The exported interpreter has the reference verifier of Standard Webhooks; see tests/requirements.txt.
+prepare_python() {
+  local venv=$PWD/target/test-venv
+  export CALLBACKD_TEST_PYTHON=$venv/bin/python
+  if ! cmp -s tests/requirements.txt "$venv/requirements.txt"; then
+    step "installing tests/requirements.txt into target/test-venv"
+    rm -rf "$venv"
+    python3 -m venv "$venv"
+    "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement tests/requirements.txt
+    cp tests/requirements.txt "$venv/requirements.txt"
+  fi
+}
+
+check_rust() {
+  step "cargo fmt --check"
+  cargo fmt --check
+  step "cargo clippy"
+  cargo clippy --quiet --all-targets --locked -- -D warnings
+  step "cargo doc"
+  RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --no-deps --locked
+}
+
+check_scripts() {
+  local script scripts=(deploy/*.sh tests/*.sh .ci/run)
+  step "shell scripts"
+  for script in "${scripts[@]}"; do bash -n "$script"; done
+  if command -v shellcheck >/dev/null; then shellcheck "${scripts[@]}"; fi
+}
+
+check_compose() {
+  step "docker-compose.yml"
+  "$CALLBACKD_TEST_PYTHON" -c 'import sys, yaml; [yaml.safe_load(open(name)) for name in sys.argv[1:]]' docker-compose.yml deploy/prometheus/*.yml
+  if docker compose version >/dev/null 2>&1; then
+    docker compose --file docker-compose.yml config --quiet
+  elif command -v docker-compose >/dev/null; then
+    docker-compose --file docker-compose.yml config --quiet
+  fi
+}
+
+start_broker() {
+  if [ -n "${CALLBACKD_TEST_AMQP:-}" ]; then
+    : "${CALLBACKD_TEST_MANAGEMENT:?is to be set too where CALLBACKD_TEST_AMQP is}"
+    return
+  fi
+  step "starting RabbitMQ"
+  node=$(mktemp -d "${TMPDIR:-/tmp}/callbackd-node.XXXXXX")
+  trap end_broker EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+  # Should this script be killed, the node ends by itself.
+  CALLBACKD_NODE_OWNER=$$ bash deploy/rabbitmq-node.sh start "$node"
+  local port
+  port=$(<"$node/port")
+  export CALLBACKD_TEST_AMQP=amqp://guest:guest@127.0.0.1:$port CALLBACKD_TEST_MANAGEMENT=http://guest:guest@127.0.0.1:$((port + 10000))
+}
+
+# Silent: the test runner's summary is to stay the last thing printed. Its messages are of no more use, so it is killed.
+end_broker() {
+  bash deploy/rabbitmq-node.sh kill "$node" >/dev/null 2>&1 || true
+  bash deploy/rabbitmq-node.sh stop "$node" >/dev/null 2>&1 || true
+  rm -rf "$node"
+}
+
+test_rust() {
+  if cargo nextest --version >/dev/null 2>&1; then
+    if [ $# -eq 0 ]; then
+      step "cargo test --doc"
+      cargo test --quiet --doc --locked
+    fi
+    step "cargo nextest run"
+    cargo nextest run --locked "$@"
+  else
+    step "cargo test"
+    # As many at once as .config/nextest.toml allows.
+    RUST_TEST_THREADS=${RUST_TEST_THREADS:-4} cargo test --locked "$@"
+  fi
+}
+
+main "$@"
