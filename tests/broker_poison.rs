@@ -25,7 +25,7 @@ async fn good(amqp: &Amqp, numbers: std::ops::Range<u32>) {
 async fn settle_all(mut messages: mpsc::Receiver<Inbound>, settled: Arc<Mutex<BTreeSet<Vec<u8>>>>) {
     while let Some(message) = messages.recv().await {
         if message.claim.is_live() {
-            settled.lock().unwrap().insert(message.body.to_vec());
+            settled.lock().expect("not poisoned").insert(message.body.to_vec());
             message.claim.settle(Proof::Skipped);
         }
     }
@@ -56,7 +56,7 @@ async fn a_poison_frame_reaches_rejected_and_its_neighbours_are_delivered() {
     let (subscription, messages) = subscribe(&config, 100);
     let settled = Arc::default();
     tokio::spawn(settle_all(messages, Arc::clone(&settled)));
-    let count = async || settled.lock().unwrap().len();
+    let count = async || settled.lock().expect("not poisoned").len();
     eventually("all neighbours are delivered", PATIENCE, async || count().await == 100).await;
     amqp.wait_ready("callbacks.rejected", 2, PATIENCE).await;
     println!("two poisons took {:?}", started.elapsed());
