@@ -222,8 +222,11 @@ async fn a_silent_connection_is_given_up_and_made_again() {
     first.claim.settle(Proof::Skipped);
     eventually("the loss is noticed", SOON, async || !*subscription.live().borrow()).await;
     // What was held back must not get through late.
+    proxy.refuse(true);
     proxy.cut();
+    eventually("what was held back is gone", SOON, async || proxy.open() == 0).await;
     proxy.blackhole(false);
+    proxy.refuse(false);
     live(&subscription).await;
     assert_eq!(number(&next_live(&mut messages).await), 0, "what could not be acknowledged comes again, in order");
 }

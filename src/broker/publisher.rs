@@ -12,6 +12,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 
 use super::connection::{BrokerError, Pause, short};
+use super::headers::{LARGEST_COPY, encoded_size};
 use super::publish_link::{Link, Session};
 use super::topology::Topology;
 use crate::config::Config;
@@ -59,6 +60,13 @@ pub enum NotPublished {
     /// The connection or the channel broke before the confirm came.
     #[error("{0}")]
     Lost(#[from] BrokerError),
+    /// The properties do not fit into one frame: sending them would end the connection. Nothing was sent, and trying again
+    /// is of no use.
+    #[error("properties of {size} bytes are larger than the {LARGEST_COPY} that a copy may have")]
+    TooLarge {
+        /// Bytes that they would take on the wire.
+        size: usize,
+    },
     /// The channel was not asked to confirm: a mistake of ours.
     #[error("the channel does not confirm")]
     Unconfirmed,
@@ -172,6 +180,10 @@ impl Inner {
     /// The channel goes back to the pool only after a clean verdict: on any other way out, a late confirm of this message
     /// could meet the channel's next one.
     async fn publish_on(&self, session: &Session, message: &Outgoing) -> Result<Confirmed, NotPublished> {
+        let size = encoded_size(&message.properties);
+        if size > LARGEST_COPY {
+            return Err(NotPublished::TooLarge { size });
+        }
         let lost = |step| move |source| NotPublished::Lost(BrokerError::Failed { step, source });
         let exchange = short("the name of the exchange", &self.exchange)?;
         let routing_key = short("the name of the queue", &message.queue)?;

@@ -6,7 +6,7 @@
 
 use std::time::Duration;
 
-/// So many messages must have been settled one by one, and more if more stood before the poison.
+/// So many messages must have been settled one by one since the last poison.
 const CLEAN: u64 = 20;
 /// A queue that gives nothing for so long, with nothing unsettled, holds no poison.
 const QUIET: Duration = Duration::from_secs(1);
@@ -16,10 +16,10 @@ const QUIET: Duration = Duration::from_secs(1);
 pub(super) enum Pace {
     /// As configured.
     Full,
-    /// With a prefetch of one, until so many messages are settled in one session.
+    /// With a prefetch of one.
     OneByOne {
-        /// How many.
-        needed: u64,
+        /// Messages that are still to be settled of those that were sent beside the poison.
+        window: u64,
     },
 }
 
@@ -32,11 +32,16 @@ impl Pace {
         }
     }
 
-    /// The pace after a poison came with `unsettled` readable messages before it. These come again before the poison does,
-    /// since the broker gives out returned messages first and in order: reading at full pace any sooner would cost them, and
-    /// what follows them, one more return.
-    pub(super) fn after_poison(unsettled: u64) -> Self {
-        Self::OneByOne { needed: unsettled.saturating_add(1).max(CLEAN) }
+    /// The pace after a session that ended on a poison, with `settled` messages settled before.
+    ///
+    /// A quorum queue puts what is returned behind what was returned before, and gives out all of that before anything new.
+    /// So the poison comes once more only when the whole window that was sent beside it is settled, and reading at full pace
+    /// any sooner would cost that window another return. After it, the poison comes again and again until it is gone.
+    pub(super) fn after_poison(self, settled: u64, configured: u16) -> Self {
+        match self {
+            Self::Full => Self::OneByOne { window: configured.into() },
+            Self::OneByOne { window } => Self::OneByOne { window: window.saturating_sub(settled) },
+        }
     }
 
     /// Whether the danger is over, after `settled` messages of this session, with `unsettled` ones still out and the last one
@@ -44,7 +49,7 @@ impl Pace {
     pub(super) fn is_over(self, settled: u64, unsettled: u64, idle: Duration) -> bool {
         match self {
             Self::Full => false,
-            Self::OneByOne { needed } => settled >= needed || (unsettled == 0 && idle >= QUIET),
+            Self::OneByOne { window } => settled >= window.max(CLEAN) || (unsettled == 0 && idle >= QUIET),
         }
     }
 }
@@ -54,18 +59,26 @@ mod tests {
     use super::*;
 
     #[test]
-    fn full_pace_returns_when_all_that_stood_before_the_poison_is_settled() {
-        let pace = Pace::after_poison(500);
-        assert_eq!(pace.prefetch(1000), 1);
-        assert!(!pace.is_over(500, 1, QUIET));
-        assert!(pace.is_over(501, 1, Duration::ZERO));
-        assert!(!Pace::after_poison(0).is_over(19, 1, Duration::ZERO));
-        assert!(Pace::after_poison(0).is_over(20, 1, Duration::ZERO));
+    fn full_pace_returns_when_the_window_of_the_poison_is_settled() {
+        let pace = Pace::Full.after_poison(700, 1000);
+        assert_eq!((pace, pace.prefetch(1000)), (Pace::OneByOne { window: 1000 }, 1));
+        assert!(!pace.is_over(999, 1, QUIET));
+        assert!(pace.is_over(1000, 1, Duration::ZERO));
+        let pace = pace.after_poison(600, 1000);
+        assert!(!pace.is_over(399, 1, QUIET));
+        assert!(pace.is_over(400, 1, Duration::ZERO));
+    }
+
+    #[test]
+    fn full_pace_returns_only_after_some_clean_messages() {
+        let pace = Pace::Full.after_poison(0, 5).after_poison(5, 5);
+        assert!(!pace.is_over(19, 1, Duration::ZERO));
+        assert!(pace.is_over(20, 1, Duration::ZERO));
     }
 
     #[test]
     fn full_pace_returns_when_the_queue_is_empty_but_not_while_a_message_is_out() {
-        let pace = Pace::after_poison(0);
+        let pace = Pace::Full.after_poison(0, 1000);
         assert!(pace.is_over(0, 0, QUIET));
         assert!(!pace.is_over(0, 1, QUIET));
         assert!(!pace.is_over(0, 0, QUIET / 2));

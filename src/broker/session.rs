@@ -48,15 +48,15 @@ pub(super) enum End {
     Lost(BrokerError),
     /// On a message that cannot be read.
     Poisoned {
-        /// Messages that were received before it and not settled.
-        unsettled: u64,
+        /// Messages of the session that were settled before.
+        settled: u64,
     },
 }
 
 impl End {
     /// Tells poison from any other loss.
-    pub(super) fn lost(error: BrokerError, unsettled: u64) -> Self {
-        if error.is_poison() { Self::Poisoned { unsettled } } else { Self::Lost(error) }
+    pub(super) fn lost(error: BrokerError, settled: u64) -> Self {
+        if error.is_poison() { Self::Poisoned { settled } } else { Self::Lost(error) }
     }
 }
 
@@ -159,7 +159,7 @@ impl<'a> Session<'a> {
             match self.take(event, pace).await {
                 Ok(false) => {}
                 Ok(true) => break End::Told,
-                Err(error) => break End::lost(error, self.unsettled()),
+                Err(error) => break End::lost(error, self.acks.written()),
             }
         };
         self.feed.live.send_replace(false);

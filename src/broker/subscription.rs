@@ -169,7 +169,7 @@ impl Reader {
             let retry_in = match end {
                 End::Told => break,
                 End::Lost(error) => self.tell_lost(&error),
-                End::Poisoned { unsettled } => self.tell_poisoned(&mut pace, unsettled),
+                End::Poisoned { settled } => self.tell_poisoned(&mut pace, settled),
             };
             if stop.run_until_cancelled(sleep(retry_in)).await.is_none() {
                 break;
@@ -187,8 +187,10 @@ impl Reader {
     }
 
     /// A poison takes a hundred sessions until it is gone: they are told as one quarantine, not as a hundred losses.
-    fn tell_poisoned(&self, pace: &mut Pace, unsettled: u64) -> Duration {
-        if std::mem::replace(pace, Pace::after_poison(unsettled)) == Pace::Full {
+    fn tell_poisoned(&self, pace: &mut Pace, settled: u64) -> Duration {
+        let before = *pace;
+        *pace = before.after_poison(settled, self.feed.prefetch);
+        if before == Pace::Full {
             self.feed.telemetry.record(&Fact::Quarantined { queue: &self.feed.queue });
         }
         POISON_PAUSE
