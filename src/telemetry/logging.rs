@@ -62,11 +62,12 @@ pub(super) enum Shape {
 }
 
 /// Reads a directive. A bare level speaks of callbackd alone: the libraries below it then say only what is wrong, as
-/// their debug lines are long and were not written with our rules in mind.
+/// their debug lines are long and were not written with our rules in mind. lapin says nothing then: it calls an error what
+/// we mend and tell as a fact of our own (a queue that has to be declared, a connection that is made again).
 pub(super) fn filter(origin: &'static str, directive: &str) -> Result<EnvFilter, BadLog> {
     let full = match directive.trim().parse::<LevelFilter>() {
         Ok(LevelFilter::OFF) => "off".to_owned(),
-        Ok(level) => format!("callbackd={level},{}", level.min(LevelFilter::WARN)),
+        Ok(level) => format!("callbackd={level},{},lapin=off", level.min(LevelFilter::WARN)),
         Err(_) => directive.to_owned(),
     };
     EnvFilter::try_new(full).map_err(|fault| BadLog::Directive { origin, directive: directive.to_owned(), fault: fault.to_string() })
