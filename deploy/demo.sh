@@ -133,6 +133,10 @@ use_shared() {
 
 # Without the management API nothing can be deleted from here: own names, so that nobody else's are touched.
 use_prefix() {
+  [[ $1 =~ ^(amqps?)://([^@/]*@)?([^:/?]+)(:([0-9]+))? ]] || die "CALLBACKD__BROKER__URL is no amqp:// or amqps:// URL"
+  local port=${BASH_REMATCH[5]:-$([ "${BASH_REMATCH[1]}" = amqps ] && echo 5671 || echo 5672)}
+  # shellcheck disable=SC2016 # expanded by the inner shell
+  timeout 5 bash -c 'exec 3<>"/dev/tcp/$1/$2"' _ "${BASH_REMATCH[3]}" "$port" 2>/dev/null || die "nothing answers at ${BASH_REMATCH[3]}:$port, where CALLBACKD__BROKER__URL points"
   prefix=callbackd-demo-$$-$RANDOM
   use "$1"
   leftovers="the exchanges and queues (all without messages) whose names begin with $prefix stay on the broker: its management API did not answer on port 15672"
