@@ -43,6 +43,7 @@ main() {
     stop) stop ;;
     kill) crash ;;
     restart) stop; start "${1:-}" ;;
+    watch) watch "$1" "$2" ;;
     ctl) known_node; node_environment; exec "$bin/rabbitmqctl" "$@" ;;
     *) usage ;;
   esac
@@ -79,12 +80,15 @@ start() {
   # A session of its own and no inherited descriptors: neither a Ctrl-C nor a caller's pipe reaches the node.
   (node_environment; cd "$dir"; exec setsid "$bin/rabbitmq-server" </dev/null >>"$dir/log/out.log" 2>&1) &
   local wrapper=$!
+  if [ -n "${CALLBACKD_NODE_OWNER:-}" ]; then
+    # In a session of its own too: who kills the owner often kills its whole process group.
+    setsid bash "$0" watch "$dir" "$CALLBACKD_NODE_OWNER" "$wrapper" </dev/null >/dev/null 2>&1 &
+  fi
   if ! wait_until_up "$wrapper"; then
     kill -KILL -- "-$wrapper" 2>/dev/null || true
     stop_port_mapper
     fail "the node did not come up within $START_LIMIT s (port $port)"
   fi
-  [ -z "${CALLBACKD_NODE_OWNER:-}" ] || watch_owner "$CALLBACKD_NODE_OWNER"
 }
 
 write_configuration() {
@@ -176,21 +180,17 @@ crash() {
 stop_port_mapper() {
   # It refuses to end while it still knows a node, which it forgets a moment after the node's end.
   local _
-  for _ in 1 2 3 4 5 6 7 8 9 10; do
-    (node_environment; epmd -kill) >/dev/null 2>&1 || return 0
-    port_is_free "$((port + 5000))" && return 0
-    sleep 0.2
+  for _ in {1..20}; do
+    ! port_is_free "$((port + 5000))" || return 0
+    (node_environment; epmd -kill) >/dev/null 2>&1 || true
+    sleep 0.1
   done
 }
 
-# Only the end of the owner's process is seen, so an owner that is killed leaves no node behind.
-watch_owner() {
-  local pid
-  pid=$(vm_pid)
-  (
-    while kill -0 "$1" && kill -0 "$pid"; do sleep 1; done
-    if [ "$(vm_pid)" = "$pid" ]; then crash; stop_port_mapper; fi
-  ) </dev/null >/dev/null 2>&1 &
+# Kills a node's process group when its owner has ended. Ends with the node.
+watch() {
+  while kill -0 "$1" && kill -0 "$2"; do sleep 1; done
+  ! kill -0 "$2" || { kill -KILL -- "-$2"; known_node; stop_port_mapper; }
 }
 
 free_port() {

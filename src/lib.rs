@@ -1,9 +1,28 @@
-//! callbackd tells integrators what happened: it consumes a platform's events from RabbitMQ and delivers them over HTTP.
+//! callbackd tells integrators what happened: it consumes a platform's events from RabbitMQ and delivers them over HTTP,
+//! at least once, with exponential retry, and dead-letters what keeps failing.
+//!
+//! The map, along the way of an event:
+//!
+//! 1. [`broker`] takes a message from a queue ([`broker::Inbound`]) together with the right to acknowledge it ([`broker::Claim`]).
+//! 2. [`domain::decode`] makes an [`domain::event::Event`] of it, or says why it is none.
+//! 3. [`domain::route`] finds the [`domain::integrator::Endpoint`]s that are told. One event and one endpoint are one delivery.
+//! 4. [`worker`] puts each delivery in line at its endpoint ([`domain::lane`]).
+//! 5. [`domain::format`] renders the body, [`domain::request`] composes the request, [`domain::sign`] signs it.
+//! 6. [`egress`] makes one attempt; whatever comes of it is a [`domain::reply::Reply`].
+//! 7. [`domain::decide`] says what follows: delivered, retry after a wait, or dead.
+//! 8. [`worker`] settles: acknowledged with proof, or copied to a wait queue, the dead letters or the rejected, confirmed, and then
+//!    acknowledged.
+//!
+//! Around it: [`config`] (raw text in, valid types out), [`telemetry`] (facts in, log lines and metrics out), [`admin`] (probes and
+//! metrics over HTTP), [`cli`] (the commands). `src/ARCHITECTURE.md` says why things are as they are.
 
+pub mod admin;
 pub mod broker;
 pub mod cli;
 pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod egress;
+pub mod lifecycle;
 pub mod telemetry;
+pub mod worker;

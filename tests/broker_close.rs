@@ -25,7 +25,9 @@ async fn acks_reach_the_broker_before_the_connection_closes() {
             .for_each_concurrent(32, |n| {
                 let copy = Outgoing { queue: WORK.to_owned(), properties: BasicProperties::default(), body: Bytes::from(n.to_string()) };
                 let publisher = publisher.clone();
-                async move { drop(publisher.publish(&copy).await.expect("published")) }
+                async move {
+                    let _ = publisher.publish(&copy).await.expect("published");
+                }
             })
             .await;
         let (subscription, mut messages) = subscribe(&config, 1000);

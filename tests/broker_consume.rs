@@ -42,7 +42,7 @@ async fn fill(amqp: &Amqp, count: usize) {
 }
 
 fn number(message: &Inbound) -> usize {
-    std::str::from_utf8(&message.body).unwrap().parse().unwrap()
+    std::str::from_utf8(&message.body).expect("text").parse().expect("a number")
 }
 
 #[tokio::test]
@@ -59,7 +59,7 @@ async fn a_settled_message_is_gone_and_tells_where_it_came_from() {
     assert_eq!(message.properties.message_id().as_ref().map(ToString::to_string), Some("evt-1".to_owned()));
     message.claim.settle(Proof::Skipped);
     subscription.close().await;
-    assert_eq!(amqp.depth(WORK).await, (0, 0));
+    assert_eq!(amqp.ready(WORK).await, 0);
 }
 
 #[tokio::test]
@@ -105,7 +105,7 @@ async fn a_rejected_message_is_among_the_rejected_and_never_acknowledged_by_its_
     fill(&amqp, 300).await;
     for _ in 0..300 {
         let message = next(&mut messages).await;
-        if number(&message) % 3 == 0 { message.claim.reject() } else { message.claim.settle(Proof::Skipped) }
+        if number(&message).is_multiple_of(3) { message.claim.reject() } else { message.claim.settle(Proof::Skipped) }
     }
     let rejected: BTreeSet<Vec<u8>> =
         amqp.drain_when("callbacks.rejected", 100, SOON).await.into_iter().map(|message| message.body).collect();
@@ -144,7 +144,7 @@ async fn a_lost_session_ends_its_claims_and_its_messages_come_again() {
         .into();
     assert_eq!(again, [1, 2].into());
     subscription.close().await;
-    assert_eq!(amqp.depth(WORK).await, (0, 0));
+    assert_eq!(amqp.ready(WORK).await, 0);
 }
 
 #[tokio::test]
@@ -161,7 +161,7 @@ async fn a_deleted_queue_is_declared_again_and_consumed() {
         next_live(&mut messages).await.claim.settle(Proof::Skipped);
     }
     subscription.close().await;
-    assert_eq!(amqp.depth(WORK).await, (0, 0));
+    assert_eq!(amqp.ready(WORK).await, 0);
 }
 
 #[tokio::test]
@@ -221,9 +221,11 @@ async fn a_silent_connection_is_given_up_and_made_again() {
     proxy.blackhole(true);
     first.claim.settle(Proof::Skipped);
     eventually("the loss is noticed", SOON, async || !*subscription.live().borrow()).await;
+    // What was held back must not get through late.
+    proxy.cut();
     proxy.blackhole(false);
     live(&subscription).await;
-    assert_eq!(number(&next_live(&mut messages).await).min(1), 0, "what could not be acknowledged comes again, in order");
+    assert_eq!(number(&next_live(&mut messages).await), 0, "what could not be acknowledged comes again, in order");
 }
 
 #[tokio::test]

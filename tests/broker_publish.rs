@@ -88,7 +88,7 @@ async fn confirms_of_concurrent_publishes_are_never_swapped() {
             (queue, result) => panic!("{n} to {queue}: {result:?}"),
         }
     }
-    let arrived = vhost.connect().await.drain_when(WORK, u32::try_from(good.len()).unwrap(), SOON).await;
+    let arrived = vhost.connect().await.drain_when(WORK, good.len(), SOON).await;
     let mut arrived: Vec<String> = arrived.into_iter().map(|message| String::from_utf8(message.body).unwrap()).collect();
     arrived.sort();
     good.sort();

@@ -1,5 +1,7 @@
 //! What an attempt makes of endpoints that misbehave, over real sockets.
 
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+
 use std::net::SocketAddr;
 use std::sync::Arc;
 use std::sync::atomic::{AtomicUsize, Ordering};
@@ -395,4 +397,30 @@ async fn attempts_given_up_leave_no_connection_behind() {
         tokio::task::yield_now().await;
     }
     assert_eq!((server.accepted.load(Ordering::SeqCst), open.load(Ordering::SeqCst)), (10, 0));
+}
+
+#[tokio::test]
+async fn what_is_sent_is_what_render_shows() {
+    let (sender, mut seen) = tokio::sync::mpsc::channel(1);
+    let server = Server::start(move |mut stream| {
+        let sender = sender.clone();
+        async move {
+            sender.send(read_request(&mut stream).await.unwrap()).await.unwrap();
+            let _ = stream.write_all(b"HTTP/1.1 204 x\r\n\r\n").await;
+            drain(stream).await;
+        }
+    })
+    .await;
+    let mut request = request(&format!("{}/a%20b?x=1&y", server.url()));
+    for (name, value) in [("content-type", "application/json"), ("accept", "*/*"), ("user-agent", "callbackd/x"), ("webhook-id", "msg_1")] {
+        request.headers.insert(name, value.parse().unwrap());
+    }
+    let shown = String::from_utf8(callbackd::egress::as_sent(&request, false)).unwrap();
+    assert_eq!(egress(PrivateNetworks::Allowed).attempt(request, LONG).await.outcome, answered(204));
+    let sorted = |text: &str| {
+        let mut lines: Vec<String> = text.split("\r\n").map(str::to_owned).collect();
+        lines[1..].sort();
+        lines
+    };
+    assert_eq!(sorted(&seen.recv().await.unwrap()), sorted(&shown));
 }

@@ -157,6 +157,7 @@ mod private_node {
         let node = PrivateNode::start().await;
         let amqp = Amqp::connect(&node.url()).await;
         amqp.declare_queue("work", quorum()).await;
+        node.flush_declarations().await;
         amqp.publish("", "work", BasicProperties::default(), b"1").await;
         node.kill().await;
         eventually("the client sees the end", SOON, async || !amqp.channel().status().connected()).await;

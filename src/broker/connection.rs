@@ -1,11 +1,15 @@
 //! Connections to RabbitMQ: the one place that makes them, what can go wrong, and the pause before the next try.
 
+use std::io;
+use std::net::SocketAddr;
 use std::time::Duration;
 
+use lapin::tcp::{AsyncTcpStream, TLSConfig};
 use lapin::types::ShortString;
-use lapin::uri::AMQPUri;
+use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Connection, ConnectionProperties, ErrorKind};
 
+use super::fuse::{Fuse, Wire};
 use crate::config::Broker;
 
 /// What the broker calls a missing exchange or queue (AMQP 0-9-1, reply code `not-found`).
@@ -71,7 +75,7 @@ impl BrokerError {
 /// Makes one connection, named `callbackd <link>` in the broker's lists, that lasts until something goes wrong: nothing in
 /// it recovers by itself, since the client library's own recovery hides lost sessions from their consumers.
 ///
-/// The configured heartbeat and time limit hold where the URL's query names none.
+/// The configured heartbeat holds where the URL's query names none.
 ///
 /// # Errors
 /// [`BrokerError`] when there is no usable connection within the configured limit.
@@ -80,9 +84,30 @@ pub async fn connect(broker: &Broker, link: &str) -> Result<Connection, BrokerEr
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut uri: AMQPUri = broker.url.expose().parse().map_err(|_| BrokerError::BadUrl)?;
     uri.query.heartbeat.get_or_insert_with(|| whole_seconds(broker.heartbeat));
-    uri.query.connection_timeout.get_or_insert_with(|| u64::try_from(broker.timeout.as_millis()).unwrap_or(u64::MAX));
     let properties = ConnectionProperties::default().with_connection_name(format!("callbackd {link}").into());
-    within(broker.timeout, "connect", Connection::connect_uri(uri, properties)).await
+    let fuse = Fuse::default();
+    let connection = within(broker.timeout, "connect", open(uri, properties, fuse.wire(), broker.timeout)).await?;
+    fuse.remove();
+    Ok(connection)
+}
+
+/// As the client library does it, but with the socket behind a fuse and the limit also on the thread that opens it.
+async fn open(uri: AMQPUri, properties: ConnectionProperties, wire: Wire, limit: Duration) -> lapin::Result<Connection> {
+    let (host, port) = (uri.authority.host.clone(), uri.authority.port);
+    let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await?.collect();
+    let reactor = lapin::runtime::default_runtime()?;
+    let dial = async move |uri: AMQPUri, _| {
+        let connecting = AsyncTcpStream::connect(&reactor, addresses.clone());
+        let stream = tokio::time::timeout(limit, connecting).await.map_err(io::Error::from)??;
+        if let AsyncTcpStream::Plain(plain) = &stream {
+            wire.protect(plain.get_ref())?;
+        }
+        Ok(match uri.scheme {
+            AMQPScheme::AMQP => stream,
+            AMQPScheme::AMQPS => stream.into_tls(&uri.authority.host, TLSConfig::default()).await?,
+        })
+    };
+    Connection::connector(uri, lapin::runtime::default_runtime()?, dial, properties).await
 }
 
 /// AMQP counts heartbeats in seconds, and 0 would turn them off.

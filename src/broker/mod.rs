@@ -3,6 +3,7 @@
 pub mod acks;
 pub mod claim;
 pub mod connection;
+mod fuse;
 pub mod headers;
 mod publish_link;
 pub mod publisher;

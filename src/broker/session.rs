@@ -7,7 +7,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use futures_util::StreamExt as _;
 use lapin::message::Delivery;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions};
 use lapin::types::FieldTable;
 use lapin::{Channel, Connection};
 use tokio::sync::{mpsc, watch};
@@ -262,26 +262,19 @@ impl<'a> Session<'a> {
     async fn say_goodbye(&mut self) {
         let limit = self.feed.broker.timeout;
         let _ = tokio::time::timeout(limit, self.acks.flush()).await;
-        self.barrier().await;
+        let _ = self.barrier(limit).await;
         let _ = within(limit, "close", self.connection.close(200, "OK".into())).await;
     }
 
-    async fn barrier(&mut self) {
-        let limit = self.feed.broker.timeout;
-        let mode = std::env::var("BARRIER").unwrap_or_default();
-        if mode.contains("qos") {
-            let _ = within(limit, "qos", self.channel.basic_qos(1, BasicQosOptions { global: false })).await;
-        }
-        if mode.contains("get") {
-            let got = self.channel.basic_get(self.feed.queue.as_str().into(), lapin::options::BasicGetOptions::default());
-            let _ = within(limit, "get", got).await;
-        }
-        if mode.contains("again") {
-            let _ = within(limit, "qos", self.channel.basic_qos(1, BasicQosOptions { global: false })).await;
-        }
-        if mode.contains("sleep") {
-            tokio::time::sleep(Duration::from_millis(300)).await;
-        }
+    /// Returns when the broker has taken in all acknowledgements. A quorum queue's channel keeps those back that come faster
+    /// than the queue writes them, and forgets what it has kept back when it closes: of 3,000 messages settled right before
+    /// the close, up to 416 came again in 11 of 20 runs, and after a plain round trip up to 223 in 4 of 20. Getting a message
+    /// is the one question whose answer goes through the queue's own log, behind what the channel has sent; the round trip
+    /// after it finds the rest sent too (0 in 40 runs). A message that is got goes back when the connection closes.
+    async fn barrier(&self, limit: Duration) -> Result<(), BrokerError> {
+        let queue = short("the name of the queue", &self.feed.queue)?;
+        within(limit, "get", self.channel.basic_get(queue, BasicGetOptions { no_ack: false })).await?;
+        within(limit, "set the prefetch", self.channel.basic_qos(1, BasicQosOptions { global: false })).await
     }
 
     /// Messages received and not settled.

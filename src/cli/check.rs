@@ -1,25 +1,89 @@
-//! `callbackd check`: is the configuration good?
+//! `callbackd check`: is the configuration good, and is what it names there?
 
 use std::path::PathBuf;
 
+use futures_util::{StreamExt as _, stream};
+
 use super::CliError;
-use crate::config::{self, locate::locate};
+use crate::broker::{Topology, connect};
+use crate::config::{self, Config, locate::locate};
+use crate::domain::integrator::{Directory, Endpoint};
+use crate::egress::Egress;
+
+/// Endpoints that are asked at one time.
+const AT_ONCE: usize = 16;
 
 /// Says whether the configuration and the integrators' file are good; all that is wrong at once.
 #[derive(Debug, clap::Args)]
-pub struct Check {}
+pub struct Check {
+    /// Also ask the broker for its exchanges and queues, and each endpoint whether it answers (a HEAD request that says nothing)
+    #[arg(long)]
+    online: bool,
+}
 
 impl Check {
-    /// Loads both files and prints what is in them.
+    /// Loads both files and prints what is in them; with `--online` goes on to broker and endpoints.
     ///
     /// # Errors
-    /// [`CliError::Usage`] with every problem, a line each.
+    /// [`CliError::Usage`] with every problem of the configuration, a line each; [`CliError::Failed`] when something that it
+    /// names is not there.
     pub async fn run(self, path: Option<PathBuf>) -> Result<(), CliError> {
         let (config, directory) = config::load_all(&locate(path)?)?;
         let (sources, integrators, endpoints) = (config.sources.len(), directory.len(), directory.all().count());
         println!("ok: {}, {}, {}", counted(sources, "source"), counted(integrators, "integrator"), counted(endpoints, "endpoint"));
-        Ok(())
+        if !self.online {
+            return Ok(());
+        }
+        let broker = ask_broker(&config).await;
+        let silent = ask_endpoints(&config, &directory).await?;
+        broker?;
+        match silent {
+            0 => Ok(()),
+            count => Err(CliError::Failed(format!("no answer from {}", counted(count, "endpoint")))),
+        }
     }
+}
+
+/// Looks for every exchange and queue, changing nothing.
+async fn ask_broker(config: &Config) -> Result<(), CliError> {
+    let connection = connect(&config.broker, "check").await?;
+    let found = Topology::new(config).check(&connection, config.broker.timeout).await;
+    let _ = tokio::time::timeout(config.broker.timeout, connection.close(200, "OK".into())).await;
+    match found {
+        Ok(objects) => {
+            println!("ok: broker {}, {objects} exchanges and queues are there", config.broker.url);
+            Ok(())
+        }
+        Err(missing) if config.broker.declare => {
+            println!("broker {}: {missing}\n(`callbackd run` declares what is missing, as broker.declare is true)", config.broker.url);
+            Ok(())
+        }
+        Err(missing) => Err(CliError::Failed(format!("broker {}: {missing}", config.broker.url))),
+    }
+}
+
+/// Asks every endpoint and says how many do not answer.
+async fn ask_endpoints(config: &Config, directory: &Directory) -> Result<usize, CliError> {
+    let egress = Egress::new(&config.egress).map_err(|error| CliError::Failed(error.to_string()))?;
+    let mut endpoints: Vec<&Endpoint> = directory.all().map(|endpoint| &**endpoint).collect();
+    endpoints.sort_by_key(|endpoint| (endpoint.integrator.clone(), endpoint.id.clone()));
+    let asked = stream::iter(endpoints).map(|endpoint| {
+        let egress = egress.clone();
+        async move { (endpoint, egress.reach(endpoint.url.as_url(), endpoint.timeout).await) }
+    });
+    let mut answers = asked.buffered(AT_ONCE);
+    let mut silent = 0;
+    while let Some((endpoint, answer)) = answers.next().await {
+        let Endpoint { integrator, id, url, .. } = endpoint;
+        match answer {
+            Ok(status) => println!("ok: {integrator}/{id} at {url} answers (HEAD: {status})"),
+            Err(failure) => {
+                silent += 1;
+                println!("no answer: {integrator}/{id} at {url}: {}", failure.as_str());
+            }
+        }
+    }
+    Ok(silent)
 }
 
 fn counted(count: usize, what: &str) -> String {

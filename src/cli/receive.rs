@@ -24,6 +24,7 @@ use self::seen::Seen;
 use self::signature::Signature;
 use super::CliError;
 use crate::clock;
+use crate::config::parse_duration;
 use crate::domain::sign::SigningSecret;
 
 /// Bytes of a body beyond which the answer is 413: four times what the worker takes in by default.
@@ -73,14 +74,14 @@ pub struct Receive {
 }
 
 impl Receive {
-    /// Listens until `--count` is reached or the process is told to stop; writes what arrives to `out`.
+    /// Listens until `--count` is reached or the process is told to stop; prints what arrives on standard output.
     ///
     /// # Errors
     /// A secret that is none, or an address that cannot be listened on.
-    pub async fn run(self, out: impl Write + Send + 'static) -> Result<(), CliError> {
+    pub async fn run(self) -> Result<(), CliError> {
         let listener =
             TcpListener::bind(self.listen).await.map_err(|error| CliError::Failed(format!("cannot listen on {}: {error}", self.listen)))?;
-        let receiver = Receiver::new(self, Box::new(out))?;
+        let receiver = Receiver::new(self, Box::new(std::io::stdout()))?;
         if let Ok(address) = listener.local_addr() {
             eprintln!("listening on http://{address}/ (bodies are shown)");
         }
@@ -219,16 +220,7 @@ async fn answer(State(receiver): State<Arc<Receiver>>, request: Request) -> Resp
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
-    let digits = text.bytes().take_while(u8::is_ascii_digit).count();
-    let (number, unit) = text.split_at(digits);
-    let factor = match unit {
-        "ms" => 1,
-        "s" => 1000,
-        "m" => 60_000,
-        _ => return Err("write a whole number with a unit, such as 250ms, 2s or 1m".to_owned()),
-    };
-    let millis = number.parse::<u64>().ok().and_then(|number| number.checked_mul(factor));
-    millis.map(Duration::from_millis).ok_or_else(|| "is too long".to_owned())
+    parse_duration(text).ok_or_else(|| "write a whole number with a unit, such as 250ms, 2s or 1m".to_owned())
 }
 
 fn share(text: &str) -> Result<f64, String> {

@@ -1,6 +1,6 @@
 //! The environment: what `{ env = "NAME" }` finds, and the overrides `CALLBACKD__SECTION__KEY`.
 
-use std::collections::{BTreeMap, HashMap};
+use std::collections::BTreeMap;
 use std::fmt;
 
 use toml::{Table, Value};
@@ -10,7 +10,7 @@ const PREFIX: &str = "CALLBACKD__";
 
 /// A copy of environment variables. Prints their number only: values are often secrets.
 #[derive(Clone, Default)]
-pub struct Environment(HashMap<String, String>);
+pub struct Environment(BTreeMap<String, String>);
 
 impl Environment {
     /// The environment of this process. A variable that is not UTF-8 is left out.
@@ -34,7 +34,7 @@ impl FromIterator<(String, String)> for Environment {
 
 impl IntoIterator for Environment {
     type Item = (String, String);
-    type IntoIter = std::collections::hash_map::IntoIter<String, String>;
+    type IntoIter = std::collections::btree_map::IntoIter<String, String>;
 
     fn into_iter(self) -> Self::IntoIter {
         self.0.into_iter()
@@ -93,7 +93,7 @@ impl Overrides {
         (overrides, problems)
     }
 
-    /// The variable that set this value itself.
+    /// Whether a variable set this value itself.
     pub(super) fn is_set(&self, path: &str) -> bool {
         self.set.contains_key(path)
     }
@@ -228,7 +228,7 @@ mod tests {
 
     #[test]
     fn a_variable_that_fits_nowhere_is_named_and_its_value_is_not() {
-        let (_, _, mut problems) = applied(
+        let (_, _, problems) = applied(
             "[broker]\nurl = 'x'\n[[source]]\nname = 'a'",
             &[
                 ("CALLBACKD__BROKER__URL__DEEPER", "CANARY"),
@@ -241,17 +241,16 @@ mod tests {
                 ("CALLBACKD__log__level", "CANARY"),
             ],
         );
-        problems.sort();
         assert_eq!(
             problems,
             [
-                "CALLBACKD__BROKER__0: broker is no list",
-                "CALLBACKD__BROKER__URL__DEEPER: broker.url has no keys",
-                "CALLBACKD__SOURCE__3__NAME: there is no source[3]; the next that can be made is source[1]",
-                "CALLBACKD__SOURCE__NAME: source has no keys",
-                "CALLBACKD____X: is no key; write CALLBACKD__SECTION__KEY",
                 "CALLBACKD__: is no key; write CALLBACKD__SECTION__KEY",
+                "CALLBACKD____X: is no key; write CALLBACKD__SECTION__KEY",
                 "CALLBACKD__log__level: says the same as CALLBACKD__LOG__LEVEL",
+                "CALLBACKD__BROKER__URL__DEEPER: broker.url has no keys",
+                "CALLBACKD__BROKER__0: broker is no list",
+                "CALLBACKD__SOURCE__NAME: source has no keys",
+                "CALLBACKD__SOURCE__3__NAME: there is no source[3]; the next that can be made is source[1]",
             ]
         );
     }

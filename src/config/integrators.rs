@@ -31,7 +31,7 @@ const SIGNING_SECRETS: usize = 8;
 /// Reads the whole file.
 pub(super) fn read(root: &mut Section<'_>, delivery: &DeliveryDefaults, egress: &Egress) -> Directory {
     let mut directory = Directory::new();
-    let integrators = root.sections("integrator", INTEGRATORS, |section| {
+    root.sections("integrator", INTEGRATORS, |section| {
         let key = section.required("key", |value| IntegratorKey::try_new(text(IntegratorKey::LIMIT)(value)?).map_err(Fault::content));
         if let Some(key) = &key {
             if directory.endpoints(key).is_some() {
@@ -43,9 +43,9 @@ pub(super) fn read(root: &mut Section<'_>, delivery: &DeliveryDefaults, egress: 
             }
         }
         let endpoints = read_endpoints(section, key.as_ref(), delivery, egress);
-        Some(directory.insert(key?, endpoints))
+        directory.insert(key?, endpoints);
+        Some(())
     });
-    drop(integrators);
     directory
 }
 

@@ -29,7 +29,7 @@ pub mod reload;
 mod secret;
 mod section;
 mod source;
-pub(crate) mod units;
+mod units;
 mod worker;
 
 pub use broker::{Broker, BrokerUrl, Names};
@@ -39,6 +39,7 @@ pub use environment::Environment;
 pub use operations::{Admin, Log, LogFormat};
 pub use problems::Problems;
 pub use source::Source;
+pub use units::parse_duration;
 pub use worker::{Dead, Worker};
 
 /// Everything `callbackd.toml` and its environment overrides say, valid.
@@ -112,7 +113,7 @@ fn read_config(reading: &Reading<'_>, table: Table) -> Option<Config> {
         let sources = source::read_all(root, &prefix);
         let ladder = root.section("wait", source::read_ladder);
         if let (Some(broker), Some(ladder)) = (&broker, &ladder) {
-            source::refuse_shared_names(root, &sources, &broker.names, ladder);
+            source::refuse_shared_names(reading, &sources, &broker.names, ladder);
         }
         let worker = root.section("worker", worker::read);
         let dead = root.section("dead", worker::read_dead);
@@ -124,4 +125,73 @@ fn read_config(reading: &Reading<'_>, table: Table) -> Option<Config> {
         let integrators_file = reading.resolve(&file);
         Some(Config { broker: broker?, sources, ladder: Arc::new(ladder?), worker, dead, delivery, egress, admin, integrators_file, log })
     })
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::BTreeSet;
+
+    use toml::Value;
+
+    use super::*;
+
+    fn example(name: &str) -> PathBuf {
+        Path::new(env!("CARGO_MANIFEST_DIR")).join("deploy").join(name)
+    }
+
+    /// The paths of all keys of a table, lists left out of them.
+    fn keys(value: &Value, path: &str, found: &mut BTreeSet<String>) {
+        match value {
+            Value::Table(table) => table.iter().for_each(|(key, value)| {
+                let path = if path.is_empty() { key.clone() } else { format!("{path}.{key}") };
+                keys(value, &path, found);
+                found.insert(path);
+            }),
+            Value::Array(list) => list.iter().for_each(|value| keys(value, path, found)),
+            _ => {}
+        }
+    }
+
+    fn missing(asked: BTreeSet<String>, example: &Table) -> Vec<String> {
+        let mut shown = BTreeSet::new();
+        keys(&Value::Table(example.clone()), "", &mut shown);
+        assert!(asked.len() > 10, "{asked:?}");
+        asked.into_iter().filter(|key| !shown.contains(key)).collect()
+    }
+
+    #[test]
+    fn the_example_configuration_is_good_shows_every_key_and_the_defaults() {
+        let (path, environment) = (example("callbackd.example.toml"), Environment::default());
+        let mut table = file::read_table(&path, CONFIG_LIMIT).unwrap();
+        let reading = Reading::overridden(&path, &mut table, &environment);
+        let shown = read_config(&reading, table.clone()).unwrap();
+        assert_eq!(missing(reading.asked(), &table), [""; 0]);
+        reading.finish(Some(())).unwrap();
+
+        let folder = tempfile::tempdir().unwrap();
+        let least = folder.path().join("least.toml");
+        let sources =
+            "[[source]]\nname = 'compliance'\nexchange = 'compliance.events'\n[[source]]\nname = 'ident'\nexchange = 'ident.events'";
+        std::fs::write(&least, format!("broker.url = 'amqp://guest:guest@127.0.0.1:5672/%2f'\n{sources}")).unwrap();
+        let mut defaults = load(&least, environment).unwrap();
+        // The two that differ: an optional key that has to be shown, and the folder.
+        defaults.delivery.retry.max_attempts = Some(1000);
+        assert_eq!(defaults.integrators_file, folder.path().join("integrators.toml"));
+        defaults.integrators_file.clone_from(&shown.integrators_file);
+        assert_eq!(format!("{shown:#?}"), format!("{defaults:#?}"));
+    }
+
+    #[test]
+    fn the_example_integrators_are_good_and_show_every_key() {
+        let secret = |name: &str| (name.to_owned(), "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned());
+        let environment: Environment = ["ACME_SIGNING_SECRET", "ACME_STATIC_SECRET"].map(secret).into_iter().collect();
+        let path = example("integrators.example.toml");
+        let table = file::read_table(&path, DIRECTORY_LIMIT).unwrap();
+        let reading = Reading::of(&path, &environment);
+        let egress = Egress { allow_http: false, private: PrivateNetworks::Denied };
+        let directory = Section::root(&reading, table.clone(), |root| integrators::read(root, &DeliveryDefaults::default(), &egress));
+        assert_eq!(missing(reading.asked(), &table), [""; 0]);
+        reading.finish(Some(())).unwrap();
+        assert_eq!((directory.len(), directory.all().count()), (2, 2));
+    }
 }

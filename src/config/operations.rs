@@ -54,7 +54,7 @@ fn address(value: &Value) -> Result<SocketAddr, Fault> {
 
 fn level(value: &Value) -> Result<String, Fault> {
     let level = text(1024)(value)?;
-    // `lenient` is what EnvFilter does by itself: it drops what it cannot read.
+    // The strict way to read it: the other one drops what it does not understand.
     match EnvFilter::builder().parse(&level) {
         Ok(_) => Ok(level),
         Err(_) => Err(Fault::content(format!(r#"{} is no filter; write for example "info" or "info,lapin=warn""#, quoted(&level)))),

@@ -23,13 +23,6 @@ impl Problems {
     pub fn lines(&self) -> &[String] {
         &self.0
     }
-
-    /// These problems and those of another file.
-    #[must_use]
-    pub fn and(mut self, other: Self) -> Self {
-        self.0.extend(other.0);
-        self
-    }
 }
 
 impl fmt::Display for Problems {
@@ -65,7 +58,8 @@ mod tests {
 
     #[test]
     fn problems_print_a_line_each_under_their_number() {
-        let problems = Problems::one("a: b".to_owned()).and(Problems::one("c: d".to_owned()));
+        let problems = Problems::new(vec!["a: b".to_owned(), "c: d".to_owned()]);
         assert_eq!(problems.to_string(), "the configuration has 2 problems:\na: b\nc: d");
+        assert_eq!(Problems::one("a: b".to_owned()).to_string(), "the configuration has a problem:\na: b");
     }
 }

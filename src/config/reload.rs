@@ -168,6 +168,7 @@ impl Watcher {
         match result {
             Ok(directory) => {
                 let (integrators, endpoints) = (directory.len(), directory.all().count());
+                self.telemetry.configured(&directory);
                 self.in_force.send_replace(Arc::new(directory));
                 if telling != Telling::Refusal {
                     self.telemetry.record(&Fact::Reloaded { integrators, endpoints });
@@ -238,5 +239,36 @@ mod tests {
         assert!(patience.note(gone.clone(), Err(&problems("gone"))));
         assert!(!patience.is_time(&file(1)));
         assert!(patience.is_time(&file(1)));
+    }
+
+    #[tokio::test]
+    async fn a_bad_version_leaves_the_old_one_in_force() {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("integrators.toml");
+        let egress = Egress { allow_http: false, private: crate::config::PrivateNetworks::Denied };
+        let environment = Environment::default();
+        let origin = Origin { file: path.clone(), delivery: DeliveryDefaults::default(), egress, environment };
+        let (in_force, receiver) = watch::channel(Arc::new(Directory::new()));
+        let (telemetry, trigger) = (Telemetry::default(), ReloadTrigger::default());
+        let watcher = Watcher { origin: Arc::new(origin), in_force, telemetry, trigger, interval: INTERVAL };
+        let mut patience = Patience::default();
+
+        std::fs::write(&path, "[[integrator]]\nkey = 'acme'\nendpoint = []").unwrap();
+        watcher.load(&mut patience, Telling::News).await;
+        let first = Arc::clone(&receiver.borrow());
+        assert_eq!((first.len(), patience.refused.is_some()), (1, false));
+
+        for bad in ["[[integrator]]\nkey = 'globex'", "[[integrator", "\u{0}"] {
+            std::fs::write(&path, bad).unwrap();
+            watcher.load(&mut patience, Telling::News).await;
+            assert!(Arc::ptr_eq(&first, &receiver.borrow()) && patience.refused.is_some(), "{bad}");
+        }
+        std::fs::remove_file(&path).unwrap();
+        watcher.load(&mut patience, Telling::News).await;
+        assert!(Arc::ptr_eq(&first, &receiver.borrow()));
+
+        std::fs::write(&path, "").unwrap();
+        watcher.load(&mut patience, Telling::News).await;
+        assert!(receiver.borrow().is_empty() && patience.refused.is_none());
     }
 }

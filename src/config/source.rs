@@ -1,11 +1,12 @@
 //! Sections `[[source]]` and `[wait]`: the streams of events, and the ladder that each has.
 
-use std::collections::HashMap;
+use std::collections::{HashMap, HashSet};
 use std::num::NonZeroU16;
 use std::time::Duration;
 
 use super::broker::{NAME_LIMIT, Names, name};
 use super::kinds::{Fault, duration, integer, text, word};
+use super::reading::Reading;
 use super::section::Section;
 use crate::domain::ladder::{Ladder, Rung};
 use crate::domain::names::SourceName;
@@ -37,6 +38,11 @@ impl Source {
     pub fn wait_queue(&self, rung: Rung) -> String {
         format!("{}.wait.{rung}", self.queue)
     }
+
+    fn queues(&self, ladder: &Ladder) -> Vec<String> {
+        let waits = ladder.rungs().map(|rung| self.wait_queue(rung));
+        [self.queue.clone(), self.due_queue()].into_iter().chain(waits).collect()
+    }
 }
 
 /// Most sources: each has two connections and about sixty queues.
@@ -47,10 +53,10 @@ const SHORT_STRING: usize = 255;
 
 /// Reads `[[source]]`, at least one.
 pub(super) fn read_all(root: &mut Section<'_>, prefix: &str) -> Vec<Source> {
-    let mut names = HashMap::new();
+    let mut names = HashSet::new();
     let sources = root.sections("source", LIMIT, |section| {
         let source = read(section, prefix)?;
-        if names.insert(source.name.clone(), ()).is_some() {
+        if !names.insert(source.name.clone()) {
             section.problem("name", format!("{:?} stands there twice", source.name.as_str()));
         }
         Some(source)
@@ -73,28 +79,27 @@ pub(super) fn read_ladder(section: &mut Section<'_>) -> Option<Ladder> {
 }
 
 /// Refuses names that two things on the broker would share.
-pub(super) fn refuse_shared_names(root: &Section<'_>, sources: &[Source], names: &Names, ladder: &Ladder) {
-    let mut queues = HashMap::new();
-    let mut claim = |name: String, whose: String| {
-        if let Some(other) = queues.insert(name.clone(), whose.clone()) {
-            root.problem(&whose, format!("the queue {name:?} is also that of {other}"));
+pub(super) fn refuse_shared_names(reading: &Reading<'_>, sources: &[Source], names: &Names, ladder: &Ladder) {
+    let mut queues: HashMap<String, String> = HashMap::new();
+    let fixed = [("dead", &names.dead), ("rejected", &names.rejected), ("unroutable", &names.unroutable)];
+    let fixed = fixed.map(|(key, name)| (format!("broker.names.{key}"), vec![name.clone()]));
+    let of_sources = sources.iter().map(|source| (format!("source[{:?}].queue", source.name.as_str()), source.queues(ladder)));
+    for (path, wanted) in fixed.into_iter().chain(of_sources) {
+        // One clash is enough: two sources with the same queue share all the rungs too.
+        if let Some((name, other)) = wanted.iter().find_map(|name| queues.get_key_value(name)) {
+            reading.problem(&path, &format!("the queue {name:?} is also that of {other}"));
         }
-    };
-    for (key, name) in [("dead", &names.dead), ("rejected", &names.rejected), ("unroutable", &names.unroutable)] {
-        claim(name.clone(), format!("broker.names.{key}"));
+        queues.extend(wanted.into_iter().map(|name| (name, path.clone())));
     }
+
+    let mut exchanges: HashMap<&str, String> = HashMap::new();
     for source in sources {
-        let whose = format!("source {}", source.name);
-        let waits = ladder.rungs().map(|rung| source.wait_queue(rung));
-        [source.queue.clone(), source.due_queue()].into_iter().chain(waits).for_each(|queue| claim(queue, whose.clone()));
+        exchanges.insert(&source.exchange, format!("source[{:?}].exchange", source.name.as_str()));
     }
-    let ours = [("route", &names.route), ("publish", &names.publish), ("unroutable", &names.unroutable)];
-    for (index, (key, name)) in ours.iter().enumerate() {
-        if let Some((other, _)) = ours[..index].iter().find(|(_, other)| other == name) {
-            root.problem(&format!("broker.names.{key}"), format!("the exchange {name:?} is also that of broker.names.{other}"));
-        }
-        if let Some(source) = sources.iter().find(|source| source.exchange == **name) {
-            root.problem(&format!("broker.names.{key}"), format!("the exchange {name:?} is also that of source {}", source.name));
+    for (key, name) in [("route", &names.route), ("publish", &names.publish), ("unroutable", &names.unroutable)] {
+        let path = format!("broker.names.{key}");
+        if let Some(other) = exchanges.insert(name, path.clone()) {
+            reading.problem(&path, &format!("the exchange {name:?} is also that of {other}"));
         }
     }
 }

@@ -33,6 +33,19 @@ impl<T> Lane<T> {
         Some(work)
     }
 
+    /// The work whose turn is next.
+    #[must_use]
+    pub fn peek(&self) -> Option<&T> {
+        self.waiting.front()
+    }
+
+    /// Takes out of the line what `keep` refuses; says how many that were.
+    pub fn retain(&mut self, keep: impl FnMut(&T) -> bool) -> usize {
+        let before = self.waiting.len();
+        self.waiting.retain(keep);
+        before - self.waiting.len()
+    }
+
     /// One piece of work is done.
     pub fn finish(&mut self) {
         self.in_flight = self.in_flight.saturating_sub(1);

@@ -5,6 +5,7 @@ use std::time::Duration;
 use reqwest::header::RETRY_AFTER;
 use reqwest::{Client, Response};
 use tokio::time::Instant;
+use url::Url;
 
 use super::client::{self, EgressError};
 use super::failure::classify;
@@ -46,6 +47,17 @@ impl Egress {
             Err(_) => Outcome::Failed(Failure::Blocked),
         };
         Reply { outcome, took: start.elapsed() }
+    }
+
+    /// Asks whether anybody answers at an endpoint's URL, without telling it anything: a `HEAD` without body, secrets or
+    /// signature. Whatever status comes back, it was reached.
+    ///
+    /// # Errors
+    /// Why nobody answered within `timeout`.
+    pub async fn reach(&self, url: &Url, timeout: Duration) -> Result<u16, Failure> {
+        self.guard.judge_url(url).map_err(|_| Failure::Blocked)?;
+        let answer = tokio::time::timeout(timeout, self.client.head(url.clone()).send()).await.map_err(|_| Failure::Timeout)?;
+        answer.map(|response| response.status().as_u16()).map_err(|error| classify(&error))
     }
 
     async fn exchange(&self, request: CallbackRequest) -> Outcome {

@@ -5,7 +5,9 @@ mod client;
 mod failure;
 mod guard;
 mod resolve;
+mod wire;
 
 pub use attempt::Egress;
 pub use client::EgressError;
 pub use guard::{Forbidden, Guard};
+pub use wire::as_sent;

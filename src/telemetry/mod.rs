@@ -1,14 +1,120 @@
 //! What the worker tells about itself: facts in, log lines and metrics out.
 
 pub mod facts;
+mod lines;
+pub mod logging;
+mod metrics;
+
+use std::fmt;
+use std::sync::Arc;
 
 pub use facts::{EventOutcome, EventRef, Fact};
 
-/// Where facts are recorded. Cheap to clone.
-#[derive(Debug, Clone, Default)]
-pub struct Telemetry {}
+use crate::config::Config;
+use crate::domain::integrator::Directory;
+use metrics::Metrics;
+
+/// Where facts are recorded. Cheap to clone; all clones count into the same metrics, which belong to no global.
+#[derive(Clone, Default)]
+pub struct Telemetry {
+    metrics: Arc<Metrics>,
+}
 
 impl Telemetry {
-    /// Records what happened: counts it and writes its log line.
-    pub fn record(&self, _fact: &Fact<'_>) {}
+    /// Metrics in which every source, queue and link of the configuration starts at zero. [`Telemetry::default`] is the
+    /// same without that: what it meets first then makes its series.
+    #[must_use]
+    pub fn new(config: &Config) -> Self {
+        let telemetry = Self::default();
+        telemetry.metrics.start_at_zero(config);
+        telemetry
+    }
+
+    /// Records what happened: counts it and writes its log line. Cannot fail; a log that cannot be written is lost.
+    pub fn record(&self, fact: &Fact<'_>) {
+        self.metrics.count(fact);
+        lines::write(fact);
+    }
+
+    /// From now on the endpoints of `directory`, and no others, have series of their own: new ones start at zero, the
+    /// series of removed ones go. What still happens to a removed endpoint is counted under [`REMOVED`].
+    ///
+    /// To be called at start and after every reload. Until the first call, an endpoint that is attempted or skipped
+    /// counts as configured.
+    pub fn configured(&self, directory: &Directory) {
+        self.metrics.deliveries.configured(directory);
+    }
+
+    /// A request begins; it is in flight until the guard is dropped.
+    #[must_use]
+    pub fn in_flight_started(&self) -> InFlight {
+        self.metrics.deliveries.in_flight.inc();
+        InFlight { metrics: Arc::clone(&self.metrics) }
+    }
+
+    /// Requests in flight now.
+    #[must_use]
+    pub fn in_flight(&self) -> usize {
+        usize::try_from(self.metrics.deliveries.in_flight.get()).unwrap_or(0)
+    }
+
+    /// So many more deliveries wait for their endpoint's turn.
+    pub fn lane_waiting_add(&self, count: usize) {
+        self.metrics.deliveries.lane_waiting.add(signed(count));
+    }
+
+    /// So many fewer deliveries wait for their endpoint's turn.
+    pub fn lane_waiting_sub(&self, count: usize) {
+        self.metrics.deliveries.lane_waiting.sub(signed(count));
+    }
+
+    /// So many more messages are in our hands: received and not yet settled.
+    pub fn held_add(&self, count: usize) {
+        self.metrics.events.held.add(signed(count));
+    }
+
+    /// So many messages left our hands.
+    pub fn held_sub(&self, count: usize) {
+        self.metrics.events.held.sub(signed(count));
+    }
+
+    /// All metrics in Prometheus' text format 0.0.4.
+    #[must_use]
+    pub fn metrics_text(&self) -> String {
+        self.metrics.text()
+    }
 }
+
+impl fmt::Debug for Telemetry {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("Telemetry").finish_non_exhaustive()
+    }
+}
+
+/// The label value that stands for an endpoint, and its integrator, that are not configured (any more). A key that only
+/// a message names never labels a metric.
+pub const REMOVED: &str = "(removed)";
+
+/// One request in flight, until dropped.
+pub struct InFlight {
+    metrics: Arc<Metrics>,
+}
+
+impl Drop for InFlight {
+    fn drop(&mut self) {
+        self.metrics.deliveries.in_flight.dec();
+    }
+}
+
+impl fmt::Debug for InFlight {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("InFlight").finish_non_exhaustive()
+    }
+}
+
+fn signed(count: usize) -> i64 {
+    i64::try_from(count).unwrap_or(i64::MAX)
+}
+
+#[cfg(test)]
+mod tests;

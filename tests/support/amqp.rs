@@ -163,13 +163,19 @@ impl Amqp {
         all
     }
 
-    /// Waits for at least `count` messages, then drains the queue.
+    /// Drains the queue until at least `count` messages have come out of it.
     ///
     /// # Panics
     /// After `limit`.
-    pub async fn drain_when(&self, queue: &str, count: u32, limit: Duration) -> Vec<Fetched> {
-        self.wait_ready(queue, count, limit).await;
-        self.drain(queue).await
+    pub async fn drain_when(&self, queue: &str, count: usize, limit: Duration) -> Vec<Fetched> {
+        let mut all = Vec::new();
+        // Counting by draining: after a broker's crash its own counts say 0 for a while.
+        eventually(&format!("{count} messages out of {queue}"), limit, async || {
+            all.extend(self.drain(queue).await);
+            if all.len() >= count { Ok(()) } else { Err(format!("{} so far", all.len())) }
+        })
+        .await;
+        all
     }
 }
 

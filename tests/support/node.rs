@@ -42,7 +42,14 @@ impl PrivateNode {
         run(self.folder.path(), "stop", &[]).await;
     }
 
-    /// Ends it as a crash or a power cut would.
+    /// Has it write down which queues it has. To be called after declaring and before [`Self::kill`]: RabbitMQ writes
+    /// the names of new quorum queues to disk up to half a second late, and a queue that a kill catches earlier comes
+    /// back empty and without a leader, whatever it had confirmed (seen with 3.10.8 and 4.0.5, 8 of 8 times).
+    pub async fn flush_declarations(&self) {
+        self.ctl(&["-q", "eval", "[dets:sync(Table) || Table <- dets:all()]."]).await;
+    }
+
+    /// Ends it as a crash would.
     pub async fn kill(&self) {
         run(self.folder.path(), "kill", &[]).await;
     }

@@ -5,7 +5,7 @@ use clap::ValueEnum;
 use super::letter::Letter;
 use crate::cli::CliError;
 use crate::config::Config;
-use crate::config::units::parse_duration;
+use crate::config::parse_duration;
 use crate::domain::dead::{DeadReason, RejectReason};
 use crate::domain::time::Timestamp;
 

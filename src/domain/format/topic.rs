@@ -1,6 +1,7 @@
 //! The topic format: one message per event, the same as a WebSocket frame carries.
 
 use super::{Unrenderable, separate};
+use crate::domain::decode::for_each_member;
 use crate::domain::event::{Content, Event};
 use crate::domain::names::Topic;
 
@@ -28,10 +29,18 @@ pub fn write_entry(event: &Event, body: &mut Vec<u8>) -> Result<(), Unrenderable
         Content::Fields { names_topic: true, .. } => return Err(Unrenderable::FieldsNameTopic),
         Content::Fields { object, .. } => write_beside_topic(&event.topic, event.slice(object), body),
         Content::Bare { message, names_topic: true, .. } => body.extend_from_slice(event.slice(message)),
+        // A `topic` of `null` or `""` is none, and would yet stand beside the one that is put in.
+        Content::Bare { message, .. } if has_topic(event.slice(message)) => return Err(Unrenderable::FieldsNameTopic),
         // The topic came in the AMQP property `type`: receivers tell messages apart by the member, so it is put in.
         Content::Bare { message, .. } => write_beside_topic(&event.topic, event.slice(message), body),
     }
     Ok(())
+}
+
+fn has_topic(message: &[u8]) -> bool {
+    let mut found = false;
+    let read = std::str::from_utf8(message).is_ok_and(|text| for_each_member(text, |key, _| found |= key == b"topic").is_ok());
+    read && found
 }
 
 fn open(topic: &Topic, body: &mut Vec<u8>) {

@@ -1,0 +1,141 @@
+//! The side for operators and probes: `/livez`, `/readyz`, `/metrics` over plain HTTP.
+
+mod readiness;
+
+use std::io;
+use std::net::SocketAddr;
+use std::sync::Arc;
+use std::time::Duration;
+
+use axum::Router;
+use axum::extract::State;
+use axum::http::{HeaderName, HeaderValue, StatusCode, header};
+use axum::middleware::map_response;
+use axum::response::{IntoResponse, Response};
+use axum::routing::get;
+use hyper::server::conn::http1;
+use hyper_util::rt::{TokioIo, TokioTimer};
+use hyper_util::service::TowerToHyperService;
+use tokio::net::{TcpListener, TcpStream};
+use tokio::sync::Semaphore;
+use tokio::task::JoinSet;
+use tokio_util::sync::CancellationToken;
+
+pub use readiness::Readiness;
+
+use crate::telemetry::Telemetry;
+
+/// Connections served at one time; more wait to be accepted. Probes and two scrapers need a handful.
+const CONNECTIONS: usize = 64;
+
+/// A connection that has not sent a request's head after this is closed, idle ones too: shorter than the shortest usual
+/// interval between probes, so that nobody can occupy all places for long.
+const HEAD_LIMIT: Duration = Duration::from_secs(5);
+
+/// No connection lives longer: a reader that never reads its answer is rid of by this.
+const CONNECTION_LIMIT: Duration = Duration::from_secs(60);
+
+/// Bytes of a request's head; hyper's least.
+const HEAD_BYTES: usize = 8192;
+
+/// How long answers under way may take once the server is told to stop.
+const STOP_LIMIT: Duration = Duration::from_secs(1);
+
+/// The pause after a failed accept (out of file descriptors, say): the failure would otherwise repeat at full speed.
+const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
+
+/// Opens the port.
+///
+/// # Errors
+/// Names the address and the key that holds it; the kind is the operating system's.
+pub async fn bind(listen: SocketAddr) -> io::Result<TcpListener> {
+    TcpListener::bind(listen)
+        .await
+        .map_err(|error| io::Error::new(error.kind(), format!("admin.listen: cannot listen on {listen}: {error}; choose a free address")))
+}
+
+/// Answers until `stop`, then for at most a second more. Readiness has a stop of its own, so that it can say "not ready"
+/// while the process finishes its work.
+pub async fn serve(listener: TcpListener, readiness: Readiness, telemetry: Telemetry, stop: CancellationToken) {
+    let router = router(readiness, telemetry);
+    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    let mut connections = JoinSet::new();
+    loop {
+        let accept = async {
+            // The semaphore is never closed, so there always is a place in the end.
+            let place = Arc::clone(&places).acquire_owned().await;
+            (place, listener.accept().await)
+        };
+        tokio::select! {
+            () = stop.cancelled() => break,
+            // Takes finished ones away, as they would pile up.
+            Some(_) = connections.join_next() => {}
+            (place, accepted) = accept => match accepted {
+                Ok((stream, _)) => {
+                    let (router, stop) = (router.clone(), stop.clone());
+                    connections.spawn(async move {
+                        let _place = place;
+                        connection(stream, router, stop).await;
+                    });
+                }
+                Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
+            },
+        }
+    }
+    drop(listener);
+    let _ = tokio::time::timeout(STOP_LIMIT, async { while connections.join_next().await.is_some() {} }).await;
+}
+
+/// Serves one connection to its end. What goes wrong on it is the client's business and is not told.
+async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) {
+    let serving = http1::Builder::new()
+        .timer(TokioTimer::new())
+        .header_read_timeout(HEAD_LIMIT)
+        .max_buf_size(HEAD_BYTES)
+        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+    let mut serving = std::pin::pin!(serving);
+    let _ = tokio::time::timeout(CONNECTION_LIMIT, async {
+        tokio::select! {
+            ended = serving.as_mut() => ended,
+            () = stop.cancelled() => {
+                serving.as_mut().graceful_shutdown();
+                serving.await
+            }
+        }
+    })
+    .await;
+}
+
+fn router(readiness: Readiness, telemetry: Telemetry) -> Router {
+    let ready = get(|State(readiness): State<Readiness>| async move { ready(&readiness) }).with_state(readiness);
+    let metrics = get(|State(telemetry): State<Telemetry>| async move { metrics(&telemetry) }).with_state(telemetry);
+    Router::new()
+        // That this is answered at all is the proof: the same runtime carries the deliveries.
+        .route("/livez", get(|| async { "ok\n" }))
+        .route("/readyz", ready)
+        .route("/metrics", metrics)
+        .layer(map_response(guarded))
+}
+
+fn ready(readiness: &Readiness) -> Response {
+    let missing = readiness.missing();
+    if missing.is_empty() {
+        return "ready\n".into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, missing.join("\n") + "\n").into_response()
+}
+
+fn metrics(telemetry: &Telemetry) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], telemetry.metrics_text()).into_response()
+}
+
+/// Answers are for now and for what they say they are.
+async fn guarded(mut response: Response) -> Response {
+    let headers = response.headers_mut();
+    headers.insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
+    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    response
+}
+
+#[cfg(test)]
+mod tests;

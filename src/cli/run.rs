@@ -1,0 +1,60 @@
+//! `callbackd run`: the worker.
+
+use std::sync::Arc;
+
+use tokio_util::sync::CancellationToken;
+
+use super::CliError;
+use crate::admin::{self, Readiness};
+use crate::config::{Config, reload};
+use crate::domain::integrator::Directory;
+use crate::egress::Egress;
+use crate::lifecycle::{Request, Signals};
+use crate::telemetry::{Fact, Telemetry};
+use crate::worker::{Parts, Worker};
+
+/// Consumes events and delivers them until SIGTERM.
+#[derive(Debug, clap::Args)]
+pub struct Run {}
+
+impl Run {
+    /// Runs the worker until it is told to stop; then finishes what is in flight.
+    ///
+    /// # Errors
+    /// A configuration that is no good, or an address that cannot be listened on. A broker that is not there is no error:
+    /// it is waited for.
+    pub async fn run(self, config: Config, directory: Directory) -> Result<(), CliError> {
+        let config = Arc::new(config);
+        let signals = Signals::listen().map_err(|e| CliError::Failed(format!("cannot listen to signals: {e}")))?;
+        let listener = admin::bind(config.admin.listen).await.map_err(|e| CliError::Failed(e.to_string()))?;
+        let telemetry = Telemetry::new(&config);
+        telemetry.configured(&directory);
+        telemetry.record(&Fact::Started { integrators: directory.len(), endpoints: directory.all().count() });
+        let egress = Egress::new(&config.egress).map_err(|e| CliError::Failed(e.to_string()))?;
+
+        let stop = CancellationToken::new();
+        let (directory, trigger) = reload::watch_directory(&config, directory, telemetry.clone(), stop.clone());
+        let worker = Worker::start(Parts { config: Arc::clone(&config), directory, egress, telemetry: telemetry.clone() });
+        let readiness = Readiness::new(worker.readiness(), worker.blocked(), stop.clone());
+        let ended = CancellationToken::new();
+        let admin = tokio::spawn(admin::serve(listener, readiness, telemetry, ended.clone()));
+
+        let mut signals = signals;
+        while signals.next().await == Request::Reload {
+            trigger.reload();
+        }
+        stop.cancel();
+        tokio::select! {
+            () = worker.stop(config.worker.stop_timeout) => {}
+            () = second(&mut signals) => return Err(CliError::Failed("stopped at once by a second signal".to_owned())),
+        }
+        ended.cancel();
+        let _ = admin.await;
+        Ok(())
+    }
+}
+
+/// Waits for one more request to stop.
+async fn second(signals: &mut Signals) {
+    while signals.next().await != Request::Stop {}
+}

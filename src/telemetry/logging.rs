@@ -1,0 +1,120 @@
+//! Where log lines go and what they look like: standard error, for eyes or for machines.
+
+use std::fmt::{self, Write as _};
+use std::io::IsTerminal as _;
+
+use tracing::{Level, Metadata, Subscriber};
+use tracing_subscriber::field::MakeExt as _;
+use tracing_subscriber::filter::{EnvFilter, FilterFn, LevelFilter, filter_fn};
+use tracing_subscriber::fmt::MakeWriter;
+use tracing_subscriber::fmt::format::debug_fn;
+use tracing_subscriber::layer::SubscriberExt as _;
+use tracing_subscriber::util::SubscriberInitExt as _;
+
+use crate::config::{Log, LogFormat};
+
+/// Why logging could not be set up.
+#[derive(Debug, thiserror::Error)]
+pub enum BadLog {
+    /// The directive cannot be read.
+    #[error("{origin}: `{directive}` is no log level or filter ({fault}); write for example `info` or `callbackd=debug,warn`")]
+    Directive {
+        /// The key or variable that holds it.
+        origin: &'static str,
+        /// The directive.
+        directive: String,
+        /// What is wrong.
+        fault: String,
+    },
+    /// Logging is set up already.
+    #[error("logging is set up twice")]
+    Twice,
+}
+
+/// Sets up the log of this process, on standard error: commands print their results on standard output. The variable
+/// `RUST_LOG` wins over the configuration where it is set and not empty. Lines are lost, not waited for, when standard
+/// error is closed.
+///
+/// # Errors
+/// [`BadLog`]; nothing is set up then.
+pub fn init(log: &Log) -> Result<(), BadLog> {
+    let from_environment = std::env::var("RUST_LOG").ok().filter(|directive| !directive.trim().is_empty());
+    let filter = match &from_environment {
+        Some(directive) => filter("RUST_LOG", directive)?,
+        None => filter("log.level", &log.level)?,
+    };
+    let on_terminal = std::io::stderr().is_terminal();
+    let shape = match log.format {
+        LogFormat::Human => Shape::Human,
+        LogFormat::Json => Shape::Json,
+        LogFormat::Auto if on_terminal => Shape::Human,
+        LogFormat::Auto => Shape::Json,
+    };
+    let colour = on_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
+    subscriber(shape, colour, filter, std::io::stderr).try_init().map_err(|_already| BadLog::Twice)
+}
+
+/// The two shapes that are left when `auto` is decided.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Shape {
+    Human,
+    Json,
+}
+
+/// Reads a directive. A bare level speaks of callbackd alone: the libraries below it then say only what is wrong, as
+/// their debug lines are long and were not written with our rules in mind.
+pub(super) fn filter(origin: &'static str, directive: &str) -> Result<EnvFilter, BadLog> {
+    let full = match directive.trim().parse::<LevelFilter>() {
+        Ok(LevelFilter::OFF) => "off".to_owned(),
+        Ok(level) => format!("callbackd={level},{}", level.min(LevelFilter::WARN)),
+        Err(_) => directive.to_owned(),
+    };
+    EnvFilter::try_new(full).map_err(|fault| BadLog::Directive { origin, directive: directive.to_owned(), fault: fault.to_string() })
+}
+
+/// Everything behind a `tracing` event: filter, shape, writer.
+pub(super) fn subscriber<W>(shape: Shape, colour: bool, filter: EnvFilter, writer: W) -> Box<dyn Subscriber + Send + Sync>
+where
+    W: for<'w> MakeWriter<'w> + Send + Sync + 'static,
+{
+    let base = tracing_subscriber::registry().with(filter).with(printable());
+    // A closed standard error must not become a panic, which is what reporting the failed write there would be.
+    let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(colour).log_internal_errors(false);
+    match shape {
+        Shape::Json => Box::new(base.with(layer.json().flatten_event(true).with_current_span(false).with_span_list(false))),
+        Shape::Human => {
+            let fields = debug_fn(|writer, field, value| match field.name() {
+                "message" => write!(OneLine(writer), "{value:?}"),
+                name => write!(OneLine(writer), "{name}={value:?}"),
+            });
+            Box::new(base.with(layer.fmt_fields(fields.delimited(" "))))
+        }
+    }
+}
+
+/// What is never printed, whatever the directive says: returned messages, which lapin logs at `warn` with their body, and
+/// lines of level `trace`, in which libraries show frames with credentials and payloads. We write none.
+fn printable() -> FilterFn<fn(&Metadata<'_>) -> bool> {
+    fn is_printable(metadata: &Metadata<'_>) -> bool {
+        *metadata.level() <= Level::DEBUG && !metadata.target().starts_with("lapin::returned_messages")
+    }
+    filter_fn(is_printable as fn(&Metadata<'_>) -> bool).with_max_level_hint(LevelFilter::DEBUG)
+}
+
+/// Escapes what would end a line or be obeyed by a terminal. Our own fields are escaped as strings before they come here;
+/// this is for the words of libraries.
+struct OneLine<'a, W>(&'a mut W);
+
+impl<W: fmt::Write> fmt::Write for OneLine<'_, W> {
+    fn write_str(&mut self, text: &str) -> fmt::Result {
+        for part in text.split_inclusive(|c: char| c.is_control() || matches!(c, '\u{2028}' | '\u{2029}')) {
+            match part.char_indices().next_back() {
+                Some((at, c)) if c.is_control() || matches!(c, '\u{2028}' | '\u{2029}') => {
+                    write!(self.0, "{}{}", &part[..at], c.escape_default())?;
+                }
+                _ => self.0.write_str(part)?,
+            }
+        }
+        Ok(())
+    }
+}

@@ -1,0 +1,65 @@
+//! What this process is and which configuration it runs on.
+
+use prometheus::{IntCounter, IntGauge};
+
+use super::Maker;
+use crate::clock;
+use crate::telemetry::facts::Fact;
+
+/// What is told about the process as a whole.
+pub(super) struct Service {
+    reloaded: IntCounter,
+    refused: IntCounter,
+    last_successful: IntGauge,
+    last_success_at: IntGauge,
+    integrators: IntGauge,
+    endpoints: IntGauge,
+}
+
+impl Service {
+    pub(super) fn new(maker: &Maker) -> Self {
+        let build = maker.gauges("callbackd_build_info", "Always 1; the label says which version runs", &["version"]);
+        build.with_label_values(&[env!("CARGO_PKG_VERSION")]).set(1);
+        let reloads = maker.counters(
+            "callbackd_config_reloads_total",
+            "New versions of the integrators, by what became of them: success or refused",
+            &["result"],
+        );
+        Self {
+            reloaded: reloads.with_label_values(&["success"]),
+            refused: reloads.with_label_values(&["refused"]),
+            last_successful: maker.gauge(
+                "callbackd_config_last_reload_successful",
+                "1 if the newest version of the integrators is in force, 0 if it was refused",
+            ),
+            last_success_at: maker.gauge(
+                "callbackd_config_last_reload_success_timestamp_seconds",
+                "When the integrators in force were loaded, in seconds since the Unix epoch",
+            ),
+            integrators: maker.gauge("callbackd_integrators", "Integrators configured"),
+            endpoints: maker.gauge("callbackd_endpoints", "Endpoints configured"),
+        }
+    }
+
+    pub(super) fn count(&self, fact: &Fact<'_>) {
+        match *fact {
+            Fact::Started { integrators, endpoints } => self.in_force(integrators, endpoints),
+            Fact::Reloaded { integrators, endpoints } => {
+                self.reloaded.inc();
+                self.in_force(integrators, endpoints);
+            }
+            Fact::ReloadRefused { .. } => {
+                self.refused.inc();
+                self.last_successful.set(0);
+            }
+            _ => {}
+        }
+    }
+
+    fn in_force(&self, integrators: usize, endpoints: usize) {
+        self.last_successful.set(1);
+        self.last_success_at.set(clock::now().seconds());
+        self.integrators.set(i64::try_from(integrators).unwrap_or(i64::MAX));
+        self.endpoints.set(i64::try_from(endpoints).unwrap_or(i64::MAX));
+    }
+}

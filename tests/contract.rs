@@ -1,0 +1,224 @@
+//! The contract, byte for byte: every example, and the corners that examples do not reach.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+
+use std::path::{Path, PathBuf};
+
+use callbackd::cli::event_file::{EventFile, EventFiles};
+use callbackd::domain::decode::{Metadata, NoEvent, decode};
+use callbackd::domain::event::Event;
+use callbackd::domain::format::{Format, Rendering, Unrenderable, render};
+use callbackd::domain::integrator::{Endpoint, EndpointUrl, SkipReason, Topics};
+use callbackd::domain::names::{EndpointId, IntegratorKey, Topic};
+use callbackd::domain::retry::RetryPolicy;
+
+fn endpoint(format: Format) -> Endpoint {
+    Endpoint {
+        integrator: IntegratorKey::try_new("acme").unwrap(),
+        id: EndpointId::try_new("main").unwrap(),
+        url: EndpointUrl::parse("https://acme.example/", false).unwrap(),
+        format,
+        topics: Topics::All,
+        signing: vec![],
+        headers: http::HeaderMap::new(),
+        timeout: std::time::Duration::from_secs(15),
+        max_in_flight: std::num::NonZeroU16::MIN,
+        retry: RetryPolicy::default(),
+    }
+}
+
+fn fixtures() -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/contract")
+}
+
+fn examples() -> Vec<(String, Event)> {
+    let files = std::fs::read_dir(fixtures()).unwrap().map(|entry| entry.unwrap().path());
+    let inputs = files.filter(|path| path.to_str().unwrap().ends_with(".in.json"));
+    inputs.map(|path| (path.file_name().unwrap().to_str().unwrap().replace(".in.json", ""), read(&path))).collect()
+}
+
+fn read(path: &Path) -> Event {
+    let files: Vec<EventFile> = EventFiles::open(path).unwrap().map(Result::unwrap).collect();
+    let [file] = files.as_slice() else { panic!("{path:?} holds {} events", files.len()) };
+    decode(file.body.clone(), &file.properties.metadata()).unwrap()
+}
+
+fn expected(name: &str, format: Format) -> Option<String> {
+    std::fs::read_to_string(fixtures().join(format!("{name}.{format}.json"))).ok()
+}
+
+fn body(format: Format, event: &Event) -> String {
+    match render(format, &[event]).unwrap() {
+        Rendering::Body(body) => String::from_utf8(body).unwrap(),
+        Rendering::Nothing => panic!("nothing to say"),
+    }
+}
+
+#[test]
+fn every_example_comes_out_byte_for_byte() {
+    let examples = examples();
+    assert!(examples.len() >= 5, "{} examples", examples.len());
+    for (name, event) in &examples {
+        for format in [Format::Classic, Format::Topic] {
+            match expected(name, format) {
+                Some(expected) => {
+                    assert_eq!(endpoint(format).takes(&event.topic), Ok(()), "{name}");
+                    assert_eq!(body(format, event), expected, "{name} as {format}");
+                }
+                None => assert_eq!(endpoint(format).takes(&event.topic), Err(SkipReason::NoClassicForm), "{name} as {format}"),
+            }
+        }
+    }
+}
+
+#[test]
+fn several_events_stand_in_one_array_in_order() {
+    let event = |name: &str| read(&fixtures().join(format!("{name}.in.json")));
+    let (first, second) = (event("customer-accepted"), event("ident-result-bare"));
+    let Rendering::Body(both) = render(Format::Topic, &[&first, &second]).unwrap() else { panic!("nothing to say") };
+    let inner = |name| {
+        let body = expected(name, Format::Topic).unwrap();
+        body[1..body.len() - 1].to_owned()
+    };
+    assert_eq!(String::from_utf8(both).unwrap(), format!("[{},{}]", inner("customer-accepted"), inner("ident-result-bare")));
+}
+
+fn enveloped(topic: &str, data: &str) -> Event {
+    let body = format!(r#"{{"id":"e","integrator":"acme","topic":"{topic}","data":{data}}}"#);
+    decode(body.into(), &Metadata::default()).unwrap()
+}
+
+fn bare(body: &str, message_type: Option<&str>) -> Event {
+    let metadata = Metadata { integrator: Some(b"acme"), message_id: Some("e"), message_type, ..Metadata::default() };
+    decode(body.to_owned().into(), &metadata).unwrap()
+}
+
+#[test]
+fn numbers_escapes_and_order_are_passed_on_as_written() {
+    let values =
+        r#"{"z":1.0,"a":1e400,"b":12345678901234567890,"c":-0,"d":1E+2,"e":"\u00fc\/\ud800 \u0000 x","f":"ü\t","a":null,"g":[[],{}]}"#;
+    assert_eq!(body(Format::Topic, &enveloped("t", &format!("[{values}]"))), format!(r#"[{{"topic":"t","t":[{values}]}}]"#));
+    let fields = &values[1..values.len() - 1];
+    assert_eq!(body(Format::Topic, &enveloped("t", values)), format!(r#"[{{"topic":"t",{fields}}}]"#));
+    let message = format!(r#"{{"topic":"t",{fields}}}"#);
+    assert_eq!(body(Format::Topic, &bare(&message, None)), format!("[{message}]"));
+}
+
+#[test]
+fn white_space_between_tokens_goes_from_data_and_stays_in_bare_messages() {
+    let data = " [ { \"a b\" : \"c  d\\\" e\" ,\n\t\"n\" : [ 1 , 2 ] } ] ";
+    assert_eq!(body(Format::Topic, &enveloped("t", data)), r#"[{"topic":"t","t":[{"a b":"c  d\" e","n":[1,2]}]}]"#);
+    assert_eq!(body(Format::Topic, &bare(" { \"topic\" : \"t\", \"a\":\n 1 } \n", None)), "[{ \"topic\" : \"t\", \"a\":\n 1 }]");
+}
+
+#[test]
+fn empty_records_are_nothing_for_classic_and_passed_on_for_topic() {
+    let event = enveloped("complianceRecord", "[]");
+    assert_eq!(render(Format::Classic, &[&event]), Ok(Rendering::Nothing));
+    assert_eq!(body(Format::Topic, &event), r#"[{"topic":"complianceRecord","complianceRecord":[]}]"#);
+    assert_eq!(body(Format::Topic, &enveloped("t", "{}")), r#"[{"topic":"t"}]"#);
+    assert_eq!(body(Format::Topic, &enveloped("t", "{ \n }")), r#"[{"topic":"t"}]"#);
+}
+
+#[test]
+fn a_null_key_of_customer_or_contract_is_left_out_of_a_classic_record() {
+    let record = r#"{"status":100,"key":"k","modified":"m","customerKey":null,"contractKey":"c"}"#;
+    let event = enveloped("complianceRecord", &format!("[{record}]"));
+    assert_eq!(body(Format::Classic, &event), r#"[{"status":100,"key":"k","modified":"m","contractKey":"c"}]"#);
+    assert_eq!(body(Format::Topic, &event), format!(r#"[{{"topic":"complianceRecord","complianceRecord":[{record}]}}]"#));
+}
+
+#[test]
+fn a_record_without_its_members_has_no_classic_form() {
+    for record in [
+        r#"{"key":"k","modified":"m"}"#,
+        r#"{"status":null,"key":"k","modified":"m"}"#,
+        r#"{"status":"100","key":"k","modified":"m"}"#,
+        r#"{"status":true,"key":"k","modified":"m"}"#,
+        r#"{"status":1,"modified":"m"}"#,
+        r#"{"status":1,"key":null,"modified":"m"}"#,
+        r#"{"status":1,"key":5,"modified":"m"}"#,
+        r#"{"status":1,"key":"k"}"#,
+        r#"{"status":1,"key":"k","modified":7}"#,
+        r#"{"status":1,"key":"k","modified":"m","customerKey":5}"#,
+        r#"{"status":1,"status":2,"key":"k","modified":"m"}"#,
+        "[]",
+        "null",
+    ] {
+        let good = r#"{"status":1,"key":"k","modified":"m"}"#;
+        let event = enveloped("complianceRecord", &format!("[{good},{record}]"));
+        assert!(render(Format::Classic, &[&event]).is_err(), "{record}");
+        // Nothing is interpreted beyond what a format needs.
+        assert!(body(Format::Topic, &event).contains(record));
+    }
+    assert_eq!(render(Format::Classic, &[&enveloped("complianceRecord", "{}")]), Err(Unrenderable::NoRecords));
+}
+
+#[test]
+fn the_classic_format_reads_bare_messages_and_escaped_names() {
+    let records = r#"[{"\u0073tatus":1.50,"key":"\u006b","modified":"m","x":1}]"#;
+    let expected = r#"[{"status":1.50,"key":"\u006b","modified":"m"}]"#;
+    assert_eq!(body(Format::Classic, &enveloped("complianceRecord", records)), expected);
+    let message = format!(r#"{{"topic":"complianceRecord","complianceRecord":{records}}}"#);
+    assert_eq!(body(Format::Classic, &bare(&message, None)), expected);
+}
+
+#[test]
+fn a_topic_from_the_amqp_type_is_put_into_a_bare_message() {
+    assert_eq!(body(Format::Topic, &bare(r#"{"a":1}"#, Some("identResult"))), r#"[{"topic":"identResult","a":1}]"#);
+    assert_eq!(body(Format::Topic, &bare("{}", Some("identResult"))), r#"[{"topic":"identResult"}]"#);
+    // The body has the first word.
+    assert_eq!(bare(r#"{"topic":"a"}"#, Some("b")).topic.as_str(), "a");
+}
+
+#[test]
+fn a_topic_that_would_stand_there_twice_is_unrenderable() {
+    for data in [r#"{"topic":"x"}"#, r#"{"a":1,"to\u0070ic":2}"#] {
+        assert_eq!(render(Format::Topic, &[&enveloped("t", data)]), Err(Unrenderable::FieldsNameTopic), "{data}");
+    }
+    assert_eq!(render(Format::Topic, &[&enveloped("topic", "[]")]), Err(Unrenderable::TopicTwice));
+    assert_eq!(body(Format::Topic, &enveloped("t", r#"{"a":{"topic":1}}"#)), r#"[{"topic":"t","a":{"topic":1}}]"#);
+}
+
+#[test]
+fn a_bare_message_never_says_its_topic_twice() {
+    for unusable in ["null", "\"\""] {
+        let event = bare(&format!(r#"{{"a":1,"topic":{unusable}}}"#), Some("t"));
+        assert_eq!(render(Format::Topic, &[&event]), Err(Unrenderable::FieldsNameTopic), "{unusable}");
+    }
+}
+
+#[test]
+fn a_topic_is_written_as_a_json_string() {
+    let event = enveloped(r#"a\"b\\\u0001ü"#, "[]");
+    assert_eq!(event.topic, Topic::try_new("a\"b\\\u{1}ü").unwrap());
+    assert_eq!(body(Format::Topic, &event), r#"[{"topic":"a\"b\\\u0001ü","a\"b\\\u0001ü":[]}]"#);
+}
+
+#[test]
+fn deep_nesting_is_passed_on() {
+    let deep = format!("{}{}", "[".repeat(10_000), "]".repeat(10_000));
+    assert_eq!(body(Format::Topic, &enveloped("t", &deep)), format!(r#"[{{"topic":"t","t":{deep}}}]"#));
+    let objects = format!("{}1{}", r#"{"a":"#.repeat(10_000), "}".repeat(10_000));
+    assert_eq!(body(Format::Topic, &enveloped("t", &objects)), format!(r#"[{{"topic":"t",{}]"#, &objects[1..]));
+    let record = format!(r#"[{{"status":1,"key":"k","modified":"m","deep":{deep}}}]"#);
+    assert_eq!(body(Format::Classic, &enveloped("complianceRecord", &record)), r#"[{"status":1,"key":"k","modified":"m"}]"#);
+}
+
+#[test]
+fn data_that_is_neither_array_nor_object_is_no_event() {
+    for data in ["null", "1", "\"x\"", "true"] {
+        let body = format!(r#"{{"id":"e","integrator":"acme","topic":"t","data":{data}}}"#);
+        assert_eq!(decode(body.into(), &Metadata::default()).err(), Some(NoEvent::DataShape), "{data}");
+    }
+}
+
+#[test]
+fn an_event_without_an_id_is_the_same_event_when_published_again() {
+    let event = |body: &'static str| decode(body.into(), &Metadata::default()).unwrap();
+    let first = event(r#"{"integrator":"acme","topic":"t","data":[1]}"#);
+    assert_eq!(first.id, event(r#"{"integrator":"acme","topic":"t","data":[1]}"#).id);
+    assert_ne!(first.id, event(r#"{"integrator":"acme","topic":"t","data":[2]}"#).id);
+    let id = EndpointId::try_new("main").unwrap();
+    assert_ne!(first.webhook_id(&id), first.webhook_id(&EndpointId::try_new("other").unwrap()));
+}

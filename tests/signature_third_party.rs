@@ -1,0 +1,98 @@
+//! Our signatures, verified by the library that receivers use: `standardwebhooks` from PyPI.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+
+use std::io::Write as _;
+use std::process::{Command, Stdio};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use callbackd::domain::decode::{Metadata, decode};
+use callbackd::domain::format::Format;
+use callbackd::domain::integrator::{Endpoint, EndpointUrl, Topics};
+use callbackd::domain::names::{EndpointId, IntegratorKey};
+use callbackd::domain::request::{Attempt, CallbackRequest, compose};
+use callbackd::domain::retry::RetryPolicy;
+use callbackd::domain::sign::SigningSecret;
+use callbackd::domain::time::Timestamp;
+
+const OLD: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+const NEW: &str = "whsec_AAKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwAAKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+const OTHER: &str = "whsec_BBKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+
+/// Reads `{secret, headers, body}` and says whether the library takes it.
+const VERIFY: &str = "
+import json, sys
+from standardwebhooks.webhooks import Webhook, WebhookVerificationError
+given = json.load(sys.stdin)
+try:
+    Webhook(given['secret']).verify(given['body'].encode(), given['headers'])
+    print('valid')
+except WebhookVerificationError:
+    print('refused')
+";
+
+fn verify(secret: &str, request: &CallbackRequest, body: &str) -> String {
+    let python = std::env::var("CALLBACKD_TEST_PYTHON")
+        .expect("CALLBACKD_TEST_PYTHON must name a Python interpreter with `standardwebhooks==1.1.0` installed (tests/run.sh makes one)");
+    let headers: serde_json::Map<_, _> =
+        request.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().into())).collect();
+    let given = serde_json::json!({"secret": secret, "headers": headers, "body": body}).to_string();
+    let mut child = Command::new(python).args(["-c", VERIFY]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(given.as_bytes()).unwrap();
+    let output = child.wait_with_output().unwrap();
+    assert!(output.status.success(), "the verifier broke");
+    String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+fn now(offset: i64) -> Timestamp {
+    #[expect(clippy::disallowed_methods, reason = "the library compares with the wall clock")]
+    let now = SystemTime::now().duration_since(UNIX_EPOCH).unwrap();
+    Timestamp::from_millis(i64::try_from(now.as_millis()).unwrap() + offset * 1000)
+}
+
+const BODY: &str = r#"[{"status":100,"key":"f283","modified":"2025-09-03T06:38:08","customerKey":"Grüße €"}]"#;
+
+fn request(secrets: &[&str], now: Timestamp) -> CallbackRequest {
+    let endpoint = Endpoint {
+        integrator: IntegratorKey::try_new("acme").unwrap(),
+        id: EndpointId::try_new("main").unwrap(),
+        url: EndpointUrl::parse("https://acme.example/", false).unwrap(),
+        format: Format::Classic,
+        topics: Topics::All,
+        signing: secrets.iter().map(|text| SigningSecret::parse(text).unwrap()).collect(),
+        headers: http::HeaderMap::new(),
+        timeout: Duration::from_secs(15),
+        max_in_flight: std::num::NonZeroU16::MIN,
+        retry: RetryPolicy::default(),
+    };
+    let event = decode(r#"{"id":"evt.1","integrator":"acme","topic":"complianceRecord","data":[]}"#.into(), &Metadata::default()).unwrap();
+    compose(&endpoint, &[&event], BODY.as_bytes().to_vec(), &Attempt { number: 1, received_at: now, now })
+}
+
+#[test]
+fn the_library_accepts_one_secret() {
+    assert_eq!(verify(OLD, &request(&[OLD], now(0)), BODY), "valid");
+    assert_eq!(verify(NEW, &request(&[NEW], now(0)), BODY), "valid");
+}
+
+#[test]
+fn the_library_accepts_the_old_and_the_new_secret_while_they_rotate() {
+    let request = request(&[NEW, OLD], now(0));
+    assert_eq!(verify(OLD, &request, BODY), "valid");
+    assert_eq!(verify(NEW, &request, BODY), "valid");
+    assert_eq!(verify(OTHER, &request, BODY), "refused");
+}
+
+#[test]
+fn the_library_refuses_another_body_another_id_and_another_time() {
+    let original = request(&[OLD], now(0));
+    assert_eq!(verify(OLD, &original, &BODY.replace("100", "101")), "refused");
+    for (name, value) in [("webhook-id", "msg_x".to_owned()), ("webhook-timestamp", (now(0).seconds() + 1).to_string())] {
+        let mut forged = original.clone();
+        forged.headers.insert(name, value.parse().unwrap());
+        assert_eq!(verify(OLD, &forged, BODY), "refused", "{name}");
+    }
+    assert_eq!(verify(OLD, &request(&[], now(0)), BODY), "refused");
+    assert_eq!(verify(OLD, &request(&[OLD], now(-310)), BODY), "refused");
+    assert_eq!(verify(OLD, &request(&[OLD], now(-200)), BODY), "valid");
+}

@@ -1,0 +1,81 @@
+//! Attempts over TLS: which certificates are trusted, and what a distrusted one is called.
+
+#![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
+
+use std::io::{Read as _, Write as _};
+use std::net::{TcpListener, TcpStream};
+use std::path::{Path, PathBuf};
+use std::sync::Arc;
+use std::time::Duration;
+
+use bytes::Bytes;
+use callbackd::config::{Egress as EgressConfig, PrivateNetworks};
+use callbackd::domain::reply::{Failure, Outcome};
+use callbackd::domain::request::CallbackRequest;
+use callbackd::egress::Egress;
+use rustls::pki_types::pem::PemObject as _;
+use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+
+fn fixture(name: &str) -> PathBuf {
+    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tls").join(name)
+}
+
+/// Answers 200 to one request on each connection, over TLS, as `localhost`; its port.
+fn serve() -> u16 {
+    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
+    let certificate = CertificateDer::from_pem_file(fixture("server.pem")).unwrap();
+    let key = PrivateKeyDer::from_pem_file(fixture("server.key")).unwrap();
+    let config = Arc::new(rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key).unwrap());
+    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
+    let port = listener.local_addr().unwrap().port();
+    std::thread::spawn(move || {
+        for stream in listener.incoming() {
+            let config = Arc::clone(&config);
+            std::thread::spawn(move || answer(config, stream.unwrap()));
+        }
+    });
+    port
+}
+
+fn answer(config: Arc<rustls::ServerConfig>, stream: TcpStream) -> std::io::Result<()> {
+    let mut tls = rustls::StreamOwned::new(rustls::ServerConnection::new(config).unwrap(), stream);
+    let mut read = Vec::new();
+    while !read.ends_with(b"\r\n\r\n[1]") {
+        let mut byte = [0];
+        tls.read_exact(&mut byte)?;
+        read.push(byte[0]);
+    }
+    tls.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n")?;
+    tls.flush()
+}
+
+async fn attempt(host: &str, port: u16) -> Outcome {
+    let egress = Egress::new(&EgressConfig { allow_http: false, private: PrivateNetworks::Allowed }).unwrap();
+    let url = format!("https://{host}:{port}/").parse().unwrap();
+    let request = CallbackRequest { url, headers: http::HeaderMap::new(), body: Bytes::from_static(b"[1]"), webhook_id: "msg_1".into() };
+    egress.attempt(request, Duration::from_secs(20)).await.outcome
+}
+
+#[tokio::test]
+async fn an_unknown_authority_is_a_tls_failure() {
+    assert_eq!(attempt("localhost", serve()).await, Outcome::Failed(Failure::Tls));
+}
+
+/// Set for the process in which the next test runs itself again.
+const TRUSTING: &str = "CALLBACKD_TEST_TRUSTING";
+
+#[tokio::test]
+async fn an_authority_that_the_system_trusts_is_trusted_for_its_names_alone() {
+    if std::env::var_os(TRUSTING).is_some() {
+        assert_eq!(attempt("localhost", serve()).await, Outcome::Answered { status: 200, retry_after: None });
+        assert_eq!(attempt("127.0.0.1", serve()).await, Outcome::Failed(Failure::Tls));
+        return;
+    }
+    // The environment says whom to trust, and is read before a process starts its threads.
+    let mut again = std::process::Command::new(std::env::current_exe().unwrap());
+    again.args(["an_authority_that_the_system_trusts_is_trusted_for_its_names_alone", "--exact"]);
+    again.env(TRUSTING, "1").env("SSL_CERT_FILE", fixture("ca.pem")).env_remove("SSL_CERT_DIR");
+    let output = tokio::task::spawn_blocking(move || again.output()).await.unwrap().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stdout));
+    assert!(String::from_utf8_lossy(&output.stdout).contains("1 passed"));
+}
