@@ -424,7 +424,7 @@ async fn how_fast_it_is() {
     let parts = outlets.iter().zip(0_u32..).map(|(outlet, part)| async move {
         for number in (part + 1..=count).step_by(32) {
             let letter = Buried::new(number);
-            outlet.publish("callbacks.publish", DEAD, letter.properties(), &body).await;
+            outlet.publish("callbacks.publish", DEAD, letter.properties(), body).await;
         }
     });
     futures_util::future::join_all(parts).await;
