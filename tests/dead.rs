@@ -418,18 +418,22 @@ async fn a_replay_that_is_killed_loses_nothing() {
 async fn how_fast_it_is() {
     let stage = Stage::set().await;
     let count: u32 = std::env::var("COUNT").ok().and_then(|count| count.parse().ok()).unwrap_or(20_000);
+    let body = vec![b'x'; std::env::var("BODY").ok().and_then(|size| size.parse().ok()).unwrap_or(320)];
+    let body = &body;
     let outlets = futures_util::future::join_all((0..32).map(|_| stage.vhost.connect())).await;
     let parts = outlets.iter().zip(0_u32..).map(|(outlet, part)| async move {
         for number in (part + 1..=count).step_by(32) {
             let letter = Buried::new(number);
-            outlet.publish("callbacks.publish", DEAD, letter.properties(), letter.body().as_bytes()).await;
+            outlet.publish("callbacks.publish", DEAD, letter.properties(), body).await;
         }
     });
     futures_util::future::join_all(parts).await;
-    for arguments in [&["list", "--json"][..], &["list", "--json"], &["replay", "--dry-run"], &["replay"]] {
+    for arguments in [&["list", "--json", "--limit", "1"][..], &["list", "--json", "--limit", "1"], &["replay", "--dry-run"], &["replay"]] {
         let start = std::time::Instant::now();
         stage.run(arguments).await;
         let took = start.elapsed();
-        println!("{arguments:?}: {count} in {took:?}, {:.0}/s", f64::from(count) / took.as_secs_f64());
+        let memory = std::fs::read_to_string("/proc/self/status").expect("this process");
+        let peak = memory.lines().find(|line| line.starts_with("VmHWM")).expect("its peak").to_owned();
+        println!("{arguments:?}: {count} in {took:?}, {:.0}/s, {peak}", f64::from(count) / took.as_secs_f64());
     }
 }

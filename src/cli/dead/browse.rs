@@ -1,10 +1,13 @@
 //! One pass over a queue: every message is seen once, and what is not settled is back in its place afterwards.
 //!
-//! Quorum queues put returned messages behind earlier returned ones. So that an order once there stays, a pass takes
-//! *all* messages before it returns any, through consumers (a channel that closes returns a consumer's messages sorted; negative acknowledgements and
-//! `basic.get` were seen to return more than 32 in the order of a hash, on 3.10.8 and 4.0.5). A consumer takes one window and is cancelled, which leaves its
-//! messages in our hands; the next window is taken by another, on a channel of its own. At the end the channels are closed in
-//! that order. A pass that is cut off (a crash, a lost connection) loses nothing, but may leave the windows in another order.
+//! Quorum queues put returned messages behind those returned earlier. So a pass takes *all* messages before it returns
+//! any, and it takes them through consumers: a channel that closes returns what its consumer got in the order of the queue.
+//! Negative acknowledgements were seen to return more than 32 messages in no order, and a close those of `basic.get` in the
+//! alphabetical order of their tags (RabbitMQ 3.10.8 and 4.0.5).
+//!
+//! A consumer takes one window and is cancelled, which leaves its messages in our hands; the next window is taken by
+//! another, on a channel of its own. At the end the channels are closed one after another. A pass that is cut off (a crash, a
+//! lost connection) loses nothing, but may leave the windows in another order.
 
 use std::time::Duration;
 
@@ -19,10 +22,11 @@ use crate::broker::{BrokerError, connect};
 use crate::cli::CliError;
 use crate::config::{Broker, Config};
 
-/// Messages of one window: all that is in memory at one time. Larger ones gain nothing: measured, the round trips for a window are then
-/// below a tenth of its time.
+/// Messages of one window: the most that is in memory at one time. Passes over 20,000 messages took as long with 200, 500,
+/// 2,000 and 5,000 (within a tenth or two), so a larger one would only need more memory.
 const WINDOW: u16 = 500;
-/// A window that does not fill for so long makes us ask whether the queue has run empty: messages expire, and another operator may be at work.
+/// After so long without a message we ask whether the queue has run empty: messages expire, and another operator may be at
+/// work.
 const QUIET: Duration = Duration::from_millis(500);
 /// The longest wait for returned messages to be counted as ready again: it takes milliseconds, and never ends where they
 /// expire or another consumer takes them.
@@ -59,8 +63,8 @@ pub(super) enum Broken {
     Broker(#[from] BrokerError),
     /// A message cannot be read, which has ended the connection.
     #[error(
-        "message {position} of {queue} cannot be read: one of its property texts or header names is not UTF-8. Nothing is lost. Take it out with \
-         another client, such as the management page of the broker (Queues, {queue}, Get messages; with `Ack mode: Reject requeue false` it is thrown away)"
+        "message {position} of {queue} cannot be read: one of its property texts or header names is not UTF-8. Nothing is lost. \
+         Take it out with another client, such as the broker's management page (Queues, {queue}, Get messages)"
     )]
     Poison {
         /// The queue.
@@ -195,8 +199,8 @@ impl Pass {
         Ok(())
     }
 
-    /// `connection.close` right after acknowledgements was seen to overtake some of them inside the broker. A question to the queue on
-    /// the same channel stands behind them.
+    /// A close right after acknowledgements was seen to overtake some of them inside the broker. A question to the queue on the
+    /// same channel stands behind them.
     async fn flush(&self) -> Result<(), Broken> {
         for window in &self.windows {
             self.count(&window.channel).await?;

@@ -1,5 +1,5 @@
-//! `callbackd dead replay`: back to where it is delivered from. Copied and confirmed first, taken away after: cut off at any moment, a
-//! message is in the one queue, the other or both, and its event id is the same in both.
+//! `callbackd dead replay`: back to where it is delivered from. Copied and confirmed first, taken away after: cut off at any
+//! moment, a message is in the one queue, the other or both, and its event id is the same in both.
 
 use futures_util::StreamExt as _;
 use futures_util::stream;
@@ -19,8 +19,8 @@ use crate::config::Config;
 /// Passes that are cut short by a message that cannot be read, each before an earlier one.
 const PASSES: usize = 5;
 
-/// Back to where it is delivered from, with a new history and the same event id. A delivery goes to its one endpoint again; an event
-/// that was rejected as a whole is taken as a new one.
+/// Back to where it is delivered from, with a new history and the same event id. A delivery goes to its one endpoint again;
+/// an event that was rejected as a whole is taken as a new one.
 #[derive(Debug, clap::Args)]
 pub(super) struct Replay {
     #[command(flatten)]
@@ -90,16 +90,16 @@ impl Replay {
                     let letter = Letter::read(&delivery, position, config);
                     if filter.fits(&letter) && filter.admits_another_after(tally.fitting) {
                         tally.fitting += 1;
-                        outbound.push(Outbound { letter, delivery });
+                        if !self.dry_run {
+                            outbound.push(Outbound { letter, delivery });
+                        }
                     }
                 })
                 .await?;
             if !more {
                 break;
             }
-            if !self.dry_run {
-                send(outbound, (config, outlet), &mut pass, (tally, &bar)).await?;
-            }
+            send(outbound, (config, outlet), &mut pass, (tally, &bar)).await?;
         }
         bar.finish_and_clear();
         pass.finish().await
