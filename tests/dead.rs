@@ -335,6 +335,20 @@ async fn discard_wants_to_know_which_and_takes_only_those() {
     assert_eq!(stage.amqp.ready(DEAD).await, 0);
 }
 
+/// Acknowledgements in a row right before a close were seen to come back.
+#[tokio::test]
+async fn what_is_discarded_does_not_come_back() {
+    let stage = Stage::set().await;
+    for round in 0..10 {
+        stage.bury_many(700).await;
+        assert_eq!(stage.run(&["discard", "--integrator", "acme", "--yes"]).await, "discarded 350\n");
+        stage.amqp.wait_ready(DEAD, 350, SOON).await;
+        let left = numbers(&stage.amqp.drain(DEAD).await);
+        assert!(left.len() == 350 && left.iter().all(|number| number % 2 == 0), "round {round}: {} left", left.len());
+        assert_eq!(stage.amqp.ready(DEAD).await, 0);
+    }
+}
+
 #[tokio::test]
 async fn a_message_that_cannot_be_read_is_pointed_at_and_what_stands_before_it_is_replayed() {
     let stage = Stage::set().await;
