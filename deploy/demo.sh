@@ -58,6 +58,7 @@ build() {
   local flags=()
   [ "$1" = debug ] || flags=(--release)
   command -v cargo >/dev/null || die "cargo is missing: install Rust"
+  command -v cc >/dev/null || bash deploy/install.sh gcc libc6-dev
   say "cargo build ${flags[*]:---debug} (minutes the first time)"
   cargo build --quiet --locked "${flags[@]}"
   program=${CARGO_TARGET_DIR:-target}/$1/callbackd
@@ -89,14 +90,8 @@ installed() {
 }
 
 install_package() {
-  local root=()
-  command -v apt-get >/dev/null || return 1
-  if [ "$(id -u)" != 0 ]; then
-    sudo -n true 2>/dev/null || return 1
-    root=(sudo -n)
-  fi
   say "installing Debian's package rabbitmq-server"
-  { "${root[@]}" apt-get update -qq && "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -yqq --no-install-recommends rabbitmq-server; } >"$work/apt.log" 2>&1 && installed
+  bash deploy/install.sh rabbitmq-server && installed
 }
 
 start_node() {

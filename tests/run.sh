@@ -32,24 +32,13 @@ step() {
 
 install_missing() {
   local packages=()
+  command -v cc >/dev/null || packages+=(gcc libc6-dev)
   # Tests that kill their broker need the installed one even when the others use a broker elsewhere.
   [ -x "${CALLBACKD_RABBITMQ_BIN:-/usr/lib/rabbitmq/bin}/rabbitmq-server" ] || command -v rabbitmq-server >/dev/null || packages+=(rabbitmq-server)
   python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
   [ ${#packages[@]} -gt 0 ] || return 0
-  local root=()
-  if [ "$(id -u)" != 0 ]; then
-    sudo -n true 2>/dev/null || missing "${packages[@]}"
-    root=(sudo -n)
-  fi
-  command -v apt-get >/dev/null || missing "${packages[@]}"
   step "installing ${packages[*]}"
-  "${root[@]}" apt-get update -qq
-  "${root[@]}" env DEBIAN_FRONTEND=noninteractive apt-get install -yqq --no-install-recommends "${packages[@]}" >/dev/null
-}
-
-missing() {
-  printf 'tests/run.sh: please install: %s (on Debian: apt-get install %s)\n' "$*" "$*" >&2
-  exit 1
+  bash deploy/install.sh "${packages[@]}"
 }
 
 # The exported interpreter has the reference verifier of Standard Webhooks; see tests/requirements.txt.
