@@ -220,5 +220,66 @@ fn an_event_without_an_id_is_the_same_event_when_published_again() {
     assert_eq!(first.id, event(r#"{"integrator":"acme","topic":"t","data":[1]}"#).id);
     assert_ne!(first.id, event(r#"{"integrator":"acme","topic":"t","data":[2]}"#).id);
     let id = EndpointId::try_new("main").unwrap();
-    assert_ne!(first.webhook_id(&id), first.webhook_id(&EndpointId::try_new("other").unwrap()));
+    let at = |id: &EndpointId| callbackd::domain::event::webhook_id(&first.integrator, id, &[&first]);
+    assert_ne!(at(&id), at(&EndpointId::try_new("other").unwrap()));
+}
+
+#[test]
+fn members_of_a_bare_message_are_not_taken_for_its_metadata() {
+    let metadata = Metadata { message_id: Some("evt-7"), integrator: Some(b"acme"), ..Metadata::default() };
+    let body = r#"{"topic":"identResult","id":315065706,"integrator":"globex","occurredAt":17,"id":"x"}"#;
+    let event = decode(body.into(), &metadata).unwrap();
+    assert_eq!((event.id.as_str(), event.integrator.as_str()), ("evt-7", "acme"));
+    assert_eq!(event.occurred_at, None);
+    assert_eq!(render(Format::Topic, &[&event]), Ok(Rendering::Body(format!("[{body}]").into_bytes())));
+}
+
+#[test]
+fn the_same_id_under_two_topics_is_two_messages() {
+    let id = |topic: &str| {
+        let body = format!(r#"{{"id":"1001","integrator":"acme","topic":"{topic}","data":[]}}"#);
+        let event = decode(body.into(), &Metadata::default()).unwrap();
+        callbackd::domain::event::webhook_id(&event.integrator, &EndpointId::try_new("main").unwrap(), &[&event])
+    };
+    assert_ne!(id("complianceRecord"), id("mismatches"));
+}
+
+#[test]
+fn a_time_that_is_none_counts_as_absent_and_does_not_reject_the_event() {
+    for time in ["1756881488", "null", "[]", &format!("\"{}\"", "x".repeat(100))] {
+        let body = format!(r#"{{"id":"e","integrator":"acme","topic":"t","occurredAt":{time},"data":[]}}"#);
+        let stamped = Metadata { timestamp: Some(1_756_881_488), ..Metadata::default() };
+        let at = decode(body.clone().into(), &stamped).unwrap().occurred_at.unwrap();
+        assert_eq!(at.text, "2025-09-03T06:38:08.000Z", "{time}");
+        let milliseconds = Metadata { timestamp: Some(1_000_000_000_000_000), ..Metadata::default() };
+        assert_eq!(decode(body.into(), &milliseconds).unwrap().occurred_at, None);
+    }
+}
+
+#[test]
+fn control_characters_in_names_of_members_are_not_json() {
+    for body in [
+        b"{\"topic\":\"t\",\"a\nb\":1}".as_slice(),
+        b"{\"topic\":\"t\",\"data\":[],\"\x00\":1}",
+        b"{\"topic\":\"t\",\"data\":{\"a\tb\":1}}",
+    ] {
+        let metadata = Metadata { integrator: Some(b"acme"), ..Metadata::default() };
+        let found = decode(bytes::Bytes::copy_from_slice(body), &metadata);
+        assert!(matches!(found, Err(NoEvent::NotJson(_))), "{found:?}");
+    }
+}
+
+#[test]
+fn a_trace_of_zeros_is_none() {
+    for parent in ["00-00000000000000000000000000000000-00f067aa0ba902b7-01", "00-4bf92f3577b34da6a3ce929d0e0e4736-0000000000000000-01"] {
+        let metadata = Metadata { integrator: Some(b"acme"), traceparent: Some(parent.as_bytes()), ..Metadata::default() };
+        assert_eq!(decode(r#"{"topic":"t"}"#.into(), &metadata).unwrap().trace, None);
+    }
+}
+
+#[test]
+fn a_bare_message_with_its_records_twice_has_no_classic_form() {
+    let body = r#"{"topic":"complianceRecord","complianceRecord":[],"complianceRecord":[{"status":100,"key":"k","modified":"m"}]}"#;
+    let event = decode(body.into(), &Metadata { integrator: Some(b"acme"), ..Metadata::default() }).unwrap();
+    assert!(render(Format::Classic, &[&event]).is_err());
 }

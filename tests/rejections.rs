@@ -199,3 +199,18 @@ async fn a_poison_frame_is_moved_to_the_rejected_and_good_events_keep_flowing() 
     receiver.wait("all good events", limit, |seen| distinct(seen) == 2 * before).await;
     eventually("the poison is rejected", limit, async || (scene.amqp.ready("callbacks.rejected").await == 1).then_some(())).await;
 }
+
+#[tokio::test]
+async fn headers_nested_as_deep_as_a_frame_allows_end_nothing_but_their_message() {
+    let receiver = Receiver::start();
+    let mut scene = Scene::start(&integrator("acme", &[endpoint("main", &receiver.url("/"), "")])).await;
+    for depth in [30, 300, 3000, 20_000] {
+        support::publish_nested(&scene.vhost.url(), "callbacks.compliance", depth).await;
+    }
+    scene.publish(&event("evt-1")).await;
+    receiver.wait_for(1, LIMIT).await;
+    eventually("all four are rejected", LIMIT, async || scene.amqp.ready("callbacks.rejected").await == 4).await;
+    assert_eq!(scene.worker.exit(), None, "the process lives");
+    let lost = scene.worker.metric("callbackd_broker_reconnects_total", &[]).await.unwrap_or_default();
+    assert_eq!(lost, 0.0, "no connection was lost over it");
+}

@@ -16,7 +16,7 @@ use crate::domain::names::{EndpointId, SourceName};
 use crate::domain::time::Timestamp;
 use crate::telemetry::EventRef;
 
-pub use size::{LARGEST_COPY, LARGEST_ORIGINAL, encoded_size};
+pub use size::{DEEPEST, LARGEST_COPY, LARGEST_ORIGINAL, can_be_copied, encoded_size};
 
 /// The names of our headers. Times are milliseconds since the Unix epoch, 64 bits.
 pub mod name {
@@ -72,13 +72,14 @@ pub mod name {
     /// What all of them start with.
     pub(super) const PREFIX: &str = "x-callback-";
     /// What a copy states anew; an older statement is dropped.
-    pub(super) const STATE: [&str; 17] = [
+    pub(super) const STATE: [&str; 18] = [
         SOURCE,
         EVENT_ID,
         INTEGRATOR,
         TOPIC,
         ENDPOINT,
         RECEIVED_AT,
+        REPLAYED_AT,
         ATTEMPTS,
         FIRST_ATTEMPT_AT,
         LAST_ATTEMPT_AT,
@@ -141,6 +142,7 @@ pub fn read_history(properties: &BasicProperties) -> Option<History> {
     let small = |name| integer(properties, name);
     Some(History {
         received_at: time(properties, name::RECEIVED_AT)?,
+        replayed_at: time(properties, name::REPLAYED_AT),
         endpoint: text(properties, name::ENDPOINT).and_then(|id| EndpointId::try_new(id).ok()),
         attempts: small(name::ATTEMPTS).and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
         first_attempt_at: time(properties, name::FIRST_ATTEMPT_AT),
@@ -194,7 +196,8 @@ pub fn rejected_copy(
     copy.finish()
 }
 
-/// The properties of a copy that starts again at `now`: no attempts, nothing waited for. The endpoint stays, so that a
+/// The properties of a copy that starts again at `now`: no attempts, nothing waited for, age zero. The time of first receipt
+/// and the endpoint stay, so that a
 /// delivery to one is not repeated to the others.
 #[must_use]
 pub fn replay_copy(original: &Original<'_>, now: Timestamp) -> BasicProperties {
@@ -202,9 +205,12 @@ pub fn replay_copy(original: &Original<'_>, now: Timestamp) -> BasicProperties {
         Trust::Ours => text(original.properties, name::ENDPOINT).and_then(|id| EndpointId::try_new(id).ok()),
         Trust::Foreign => None,
     };
+    let received_at = match original.trust {
+        Trust::Ours => time(original.properties, name::RECEIVED_AT).unwrap_or(now),
+        Trust::Foreign => now,
+    };
     let mut copy = Copy::of(original);
-    copy.history(&History { endpoint, ..History::new(now) });
-    copy.time(name::REPLAYED_AT, Some(now));
+    copy.history(&History { endpoint, replayed_at: Some(now), ..History::new(received_at) });
     copy.finish()
 }
 
@@ -289,6 +295,7 @@ impl Copy {
 
     fn history(&mut self, history: &History) {
         self.time(name::RECEIVED_AT, Some(history.received_at));
+        self.time(name::REPLAYED_AT, history.replayed_at);
         if let Some(endpoint) = &history.endpoint {
             self.text(name::ENDPOINT, endpoint.as_str());
         }

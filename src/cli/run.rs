@@ -39,10 +39,16 @@ impl Run {
         let ended = CancellationToken::new();
         let admin = tokio::spawn(admin::serve(listener, readiness, telemetry, ended.clone()));
 
-        let mut signals = signals;
-        while signals.next().await == Request::Reload {
-            trigger.reload();
-        }
+        let (mut signals, mut worker) = (signals, worker);
+        let broken = loop {
+            tokio::select! {
+                request = signals.next() => match request {
+                    Request::Reload => trigger.reload(),
+                    Request::Stop => break false,
+                },
+                () = worker.broken() => break true,
+            }
+        };
         stop.cancel();
         tokio::select! {
             () = worker.stop(config.worker.stop_timeout) => {}
@@ -50,6 +56,9 @@ impl Run {
         }
         ended.cancel();
         let _ = admin.await;
+        if broken {
+            return Err(CliError::Failed("a part of the worker ended by itself, which is a fault of the program; see the log".to_owned()));
+        }
         Ok(())
     }
 }

@@ -16,7 +16,7 @@ use super::dead::DeadReason;
 use super::history::History;
 use super::ladder::{Ladder, Rung};
 use super::reply::{Outcome, Reply};
-use super::retry::{RetryPolicy, Window};
+use super::retry::{RetryPolicy, Window, scaled};
 use super::time::Timestamp;
 
 /// What follows an attempt.
@@ -54,20 +54,23 @@ pub struct Wait {
 }
 
 impl Wait {
-    /// The wait from `now` on in a rung between two delays.
-    fn between(ladder: &Ladder, window: Window, now: Timestamp, dice: f64) -> Self {
-        Self::on(ladder.between(window.earliest, window.latest, dice), window.earliest, now)
+    /// The wait from `now` on, within the window as far as the ladder has a rung there and never longer than `limit`; drawn
+    /// from the window where that lies beyond the ladder's end.
+    fn within(ladder: &Ladder, window: Window, limit: Duration, now: Timestamp, dice: f64) -> Self {
+        if window.earliest > ladder.longest() {
+            let drawn = window.earliest + window.latest.saturating_sub(window.earliest).mul_f64(dice.clamp(0.0, 1.0));
+            return Self::at_least(ladder, drawn, now);
+        }
+        let rung = ladder.between(window.earliest, window.latest, limit, dice);
+        Self { rung, due_at: now.plus(rung.delay()), hold_until: None }
     }
 
     /// The wait from `now` on for at least `delay`.
     #[must_use]
     pub fn at_least(ladder: &Ladder, delay: Duration, now: Timestamp) -> Self {
-        Self::on(ladder.at_least(delay), delay, now)
-    }
-
-    fn on(rung: Rung, asked: Duration, now: Timestamp) -> Self {
-        let in_one_hop = rung.delay() >= asked;
-        let due_at = now.plus(rung.delay().max(asked));
+        let rung = ladder.at_least(delay);
+        let in_one_hop = rung.delay() >= delay;
+        let due_at = now.plus(rung.delay().max(delay));
         Self { rung, due_at, hold_until: (!in_one_hop).then_some(due_at) }
     }
 }
@@ -95,24 +98,27 @@ pub fn decide(history: &History, reply: &Reply, rules: Rules<'_>, now: Timestamp
     if rules.policy.max_attempts.is_some_and(|limit| history.attempts >= limit) {
         return Verdict::Dead(DeadReason::Exhausted);
     }
-    let wait = Wait::between(rules.ladder, window(history, reply, rules.policy, now), now, dice);
-    if wait.due_at > history.received_at.plus(rules.policy.max_age) {
+    let (window, limit) = window(history, reply, rules.policy, now);
+    let wait = Wait::within(rules.ladder, window, limit, now, dice);
+    if wait.due_at > history.age_counts_from().plus(rules.policy.max_age) {
         return Verdict::Dead(DeadReason::Expired);
     }
     Verdict::Retry(wait)
 }
 
-/// The schedule's window, moved to what the endpoint asked for where that is later. Jitter then only adds.
-fn window(history: &History, reply: &Reply, policy: &RetryPolicy, now: Timestamp) -> Window {
+/// The schedule's window, moved to what the endpoint asked for where that is later, and what no wait may exceed. Jitter then
+/// only adds.
+fn window(history: &History, reply: &Reply, policy: &RetryPolicy, now: Timestamp) -> (Window, Duration) {
     let scheduled = policy.window_after(history.attempts.max(1));
     let asked = match reply.outcome {
         Outcome::Answered { status: 429 | 503, retry_after: Some(retry_after) } => retry_after.wait(now).min(policy.max_retry_after),
         _ => Duration::ZERO,
     };
     if asked <= scheduled.earliest {
-        return scheduled;
+        return (scheduled, policy.max_delay);
     }
-    Window { earliest: asked, latest: scheduled.latest.max(asked.mul_f64(1.0 + policy.jitter.clamp(0.0, 1.0))) }
+    let latest = scheduled.latest.max(scaled(asked, 1.0 + policy.jitter.clamp(0.0, 1.0)));
+    (Window { earliest: asked, latest }, Duration::MAX)
 }
 
 /// What follows when nobody by the event's integrator or endpoint is configured.

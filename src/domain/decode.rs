@@ -13,6 +13,9 @@ use super::event::{Content, Event, OccurredAt, Span, Trace, id_from_content};
 use super::names::{BadName, EventId, IntegratorKey, Topic};
 use super::time::Timestamp;
 
+/// The longest `occurredAt` that is read, quotes included: RFC 3339 with nanoseconds and offset has 35 characters.
+const LONGEST_TIME: usize = 66;
+
 /// What the AMQP properties say, as raw as the broker may send it.
 #[derive(Debug, Clone, Copy, Default)]
 pub struct Metadata<'a> {
@@ -101,8 +104,8 @@ impl From<serde_json::Error> for JsonFault {
 
 /// Reads one message.
 ///
-/// Each of id, integrator, topic and time is taken from the first place that has it: the body, then the AMQP
-/// properties; an absent, `null` or empty value does not count as having it. An event without any id gets one made
+/// Each of id, integrator, topic and time is taken from the first place that has it: the envelope (for the topic also the
+/// bare message), then the AMQP properties; an absent, `null` or empty value does not count as having it. An event without any id gets one made
 /// from integrator, topic and body.
 ///
 /// # Errors
@@ -110,29 +113,47 @@ impl From<serde_json::Error> for JsonFault {
 pub fn decode(body: Bytes, metadata: &Metadata<'_>) -> Result<Event, NoEvent> {
     let text = std::str::from_utf8(&body).map_err(|e| NoEvent::NotJson(JsonFault::Utf8(e.valid_up_to())))?;
     let members = Members::read(text)?;
-    let at = |raw: &RawValue| span_of(text, raw.get());
-
     let body_topic = string(members.topic, "topic")?;
     let topic: Topic = name(&body_topic, metadata.message_type, "topic", "property `type`", Topic::try_new)?.ok_or(NoEvent::NoTopic)?;
-    let header = metadata.integrator.map(std::str::from_utf8).transpose().map_err(|_| NoEvent::HeaderNotText);
-    let body_integrator = string(members.integrator, "integrator")?;
-    // A broken header does not matter where the body already says whom to tell.
-    let header = if body_integrator.is_some() { None } else { header? };
-    let integrator =
-        name(&body_integrator, header, "integrator", "header `integrator`", IntegratorKey::try_new)?.ok_or(NoEvent::NoIntegrator)?;
-    let body_id = string(members.id, "id")?;
-    let id = name(&body_id, metadata.message_id, "id", "property `message_id`", EventId::try_new)?;
-
-    let content = match members.data {
-        Some(data) => content_of_data(data, at(data))?,
-        None => bare_content(text, &topic, body_topic.is_some())?,
+    let (envelope, content) = match members.data {
+        Some(data) => (Envelope::read(&members)?, content_of_data(data, span_of(text, data.get()))?),
+        None => (Envelope::default(), bare_content(text, &topic, body_topic.is_some())?),
     };
-    let occurred_at = string(members.occurred_at, "occurredAt")?.map(written).or_else(|| metadata.timestamp.and_then(stamped));
-    let id = match id {
+
+    let header = metadata.integrator.map(std::str::from_utf8).transpose().map_err(|_| NoEvent::HeaderNotText);
+    // A broken header does not matter where the envelope already says whom to tell.
+    let header = if envelope.integrator.is_some() { None } else { header? };
+    let integrator = name(&envelope.integrator, header, "integrator", "header `integrator`", IntegratorKey::try_new)?;
+    let integrator = integrator.ok_or(NoEvent::NoIntegrator)?;
+    let id = match name(&envelope.id, metadata.message_id, "id", "property `message_id`", EventId::try_new)? {
         Some(id) => id,
         None => id_from_content(&integrator, &topic, &body).ok_or(NoEvent::BadName { place: "id", fault: BadName::Empty })?,
     };
+    let occurred_at = envelope.occurred_at.map(written).or_else(|| metadata.timestamp.and_then(stamped));
     Ok(Event { id, integrator, topic, occurred_at, trace: trace(metadata), content, body })
+}
+
+/// What the envelope of an enveloped event says of it. A bare message has none: members of it that happen to have these
+/// names are the integrator's business and are passed on like any other.
+#[derive(Default)]
+struct Envelope {
+    id: Option<String>,
+    integrator: Option<String>,
+    occurred_at: Option<String>,
+}
+
+impl Envelope {
+    /// A member that stands there twice is refused, as readers disagree about which one counts. `occurredAt` routes nothing,
+    /// so that anything but a short text there counts as absent.
+    fn read(members: &Members<'_>) -> Result<Self, NoEvent> {
+        members.twice.map_or(Ok(()), |member| Err(NoEvent::Twice(member)))?;
+        let occurred_at = members.occurred_at.filter(|raw| raw.get().len() <= LONGEST_TIME);
+        Ok(Self {
+            id: string(members.id, "id")?,
+            integrator: string(members.integrator, "integrator")?,
+            occurred_at: string(occurred_at, "occurredAt").unwrap_or(None),
+        })
+    }
 }
 
 /// The members of the body that decide where it goes; all others are skipped unread.
@@ -143,16 +164,18 @@ struct Members<'a> {
     topic: Option<&'a RawValue>,
     occurred_at: Option<&'a RawValue>,
     data: Option<&'a RawValue>,
+    /// One of them stands there twice.
+    twice: Option<&'static str>,
 }
 
 impl<'a> Members<'a> {
     fn read(text: &'a str) -> Result<Self, NoEvent> {
-        if !text.trim_ascii_start().starts_with('{') {
-            let json: Result<&RawValue, _> = serde_json::from_str(text);
-            return Err(json.map_or_else(|e| NoEvent::NotJson(e.into()), |_| NoEvent::NotAnObject));
+        // Validates all of it once: what is read of it later skips over members without a look at their names.
+        let whole: &RawValue = serde_json::from_str(text).map_err(|e| NoEvent::NotJson(e.into()))?;
+        if !whole.get().starts_with('{') {
+            return Err(NoEvent::NotAnObject);
         }
         let mut members = Self::default();
-        let mut twice = None;
         for_each_member(text, |key, value| {
             let (slot, name) = match key {
                 b"id" => (&mut members.id, "id"),
@@ -163,11 +186,14 @@ impl<'a> Members<'a> {
                 _ => return,
             };
             if slot.replace(value).is_some() {
-                twice.get_or_insert(name);
+                members.twice = Some(name);
             }
         })
         .map_err(|e| NoEvent::NotJson(e.into()))?;
-        twice.map_or(Ok(members), |name| Err(NoEvent::Twice(name)))
+        match members.twice {
+            Some(member @ ("topic" | "data")) => Err(NoEvent::Twice(member)),
+            _ => Ok(members),
+        }
     }
 }
 
@@ -183,15 +209,18 @@ fn content_of_data(data: &RawValue, span: Span) -> Result<Content, NoEvent> {
     }
 }
 
-/// A bare message is passed on as it is; its records, for the classic format, are the member named as the topic.
+/// A bare message is passed on as it is; its records, for the classic format, are the member named as the topic. Two
+/// members by that name are no records: receivers would disagree about which one counts.
 fn bare_content(text: &str, topic: &Topic, names_topic: bool) -> Result<Content, NoEvent> {
-    let mut records = None;
+    let (mut records, mut count) = (None, 0);
     for_each_member(text, |key, value| {
-        if key == topic.as_str().as_bytes() && value.get().starts_with('[') {
-            records = Some(span_of(text, value.get()));
+        if key == topic.as_str().as_bytes() {
+            count += 1;
+            records = value.get().starts_with('[').then(|| span_of(text, value.get()));
         }
     })
     .map_err(|e| NoEvent::NotJson(e.into()))?;
+    let records = records.filter(|_| count == 1);
     Ok(Content::Bare { message: span_of(text, text.trim_ascii()), names_topic, records })
 }
 
@@ -226,6 +255,8 @@ fn written(text: String) -> OccurredAt {
 
 fn stamped(seconds: u64) -> Option<OccurredAt> {
     let at = Timestamp::from_millis(i64::try_from(seconds).ok()?.checked_mul(1000)?);
+    // What lies beyond the calendar is a slip, such as milliseconds.
+    at.is_in_calendar().then_some(())?;
     Some(OccurredAt { text: at.to_string(), at: Some(at) })
 }
 
@@ -235,8 +266,9 @@ fn trace(metadata: &Metadata<'_>) -> Option<Trace> {
     let parent = std::str::from_utf8(metadata.traceparent?).ok()?;
     let hex = |part: &str, length: usize| part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
     let parts: Vec<&str> = parent.split('-').collect();
+    let id = |part: &str, length| hex(part, length) && part.bytes().any(|digit| digit != b'0');
     let well_formed = matches!(parts.as_slice(), [version, trace, span, flags]
-        if hex(version, 2) && *version != "ff" && hex(trace, 32) && hex(span, 16) && hex(flags, 2));
+        if hex(version, 2) && *version != "ff" && id(trace, 32) && id(span, 16) && hex(flags, 2));
     if !well_formed {
         return None;
     }

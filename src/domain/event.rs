@@ -1,5 +1,6 @@
 //! An event: what the platform says happened, for one integrator.
 
+use std::fmt::{self, Write as _};
 use std::ops::Range;
 
 use bytes::Bytes;
@@ -9,7 +10,7 @@ use super::names::{EndpointId, EventId, IntegratorKey, Topic};
 use super::time::Timestamp;
 
 /// One thing that happened, for one integrator, with the bytes it came in.
-#[derive(Debug, Clone)]
+#[derive(Clone)]
 pub struct Event {
     /// Stable over every copy of the event.
     pub id: EventId,
@@ -23,6 +24,14 @@ pub struct Event {
     pub trace: Option<Trace>,
     pub(super) content: Content,
     pub(super) body: Bytes,
+}
+
+impl fmt::Debug for Event {
+    /// Without the payload.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let Self { id, integrator, topic, .. } = self;
+        f.debug_struct("Event").field("id", id).field("integrator", integrator).field("topic", topic).finish_non_exhaustive()
+    }
 }
 
 /// When an event happened.
@@ -67,16 +76,18 @@ impl Event {
     pub fn body_len(&self) -> usize {
         self.body.len()
     }
+}
 
-    /// The `webhook-id` of this event at one endpoint: the same for every attempt, replay and copy, different for every
-    /// other event or endpoint. Opaque and free of `.`, as Standard Webhooks 1.0.0 asks; 128 bits of SHA-256.
-    #[must_use]
-    pub fn webhook_id(&self, endpoint: &EndpointId) -> String {
-        format!(
-            "msg_{}",
-            fingerprint(&[b"webhook-id", self.integrator.as_str().as_bytes(), endpoint.as_str().as_bytes(), self.id.as_str().as_bytes()])
-        )
+/// The `webhook-id` of one message to an endpoint: the same for every attempt, replay and copy, different for every other
+/// id, topic or endpoint; of several events, an id of that list in that order. Opaque and free of `.`, as Standard Webhooks
+/// 1.0.0 asks; 128 bits of SHA-256.
+#[must_use]
+pub fn webhook_id(integrator: &IntegratorKey, endpoint: &EndpointId, events: &[&Event]) -> String {
+    let mut parts: Vec<&[u8]> = vec![b"webhook-id", integrator.as_str().as_bytes(), endpoint.as_str().as_bytes()];
+    for event in events {
+        parts.extend([event.topic.as_str().as_bytes(), event.id.as_str().as_bytes()]);
     }
+    format!("msg_{}", fingerprint(&parts))
 }
 
 /// The id of an event that came without one: the same bytes published twice are one event.
@@ -92,5 +103,10 @@ fn fingerprint(parts: &[&[u8]]) -> String {
         hash.update((part.len() as u64).to_be_bytes());
         hash.update(part);
     }
-    hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect()
+    let mut print = String::with_capacity(32);
+    for byte in hash.finalize().iter().take(16) {
+        // Writing to a string cannot fail.
+        let _ = write!(print, "{byte:02x}");
+    }
+    print
 }

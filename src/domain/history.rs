@@ -1,13 +1,17 @@
 //! What is known of a delivery from before: carried in our own headers from queue to queue, never in `x-death`.
 
+use super::decide::Wait;
 use super::names::EndpointId;
+use super::reply::Reply;
 use super::time::Timestamp;
 
 /// The past of an event or of one of its deliveries.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct History {
-    /// When the event first came in; its age counts from here.
+    /// When the event first came in.
     pub received_at: Timestamp,
+    /// When an operator replayed it last.
+    pub replayed_at: Option<Timestamp>,
     /// The one endpoint this copy is for; `None` on an event that has not been split into deliveries.
     pub endpoint: Option<EndpointId>,
     /// Attempts made so far.
@@ -34,6 +38,7 @@ impl History {
     pub const fn new(received_at: Timestamp) -> Self {
         Self {
             received_at,
+            replayed_at: None,
             endpoint: None,
             attempts: 0,
             first_attempt_at: None,
@@ -44,5 +49,41 @@ impl History {
             hold_until: None,
             unknown_since: None,
         }
+    }
+
+    /// From when on the age of a delivery counts: a replay starts it again.
+    #[must_use]
+    pub fn age_counts_from(&self) -> Timestamp {
+        self.replayed_at.unwrap_or(self.received_at)
+    }
+
+    /// This history with one more attempt in it, whatever came of it. Nothing is waited for any more.
+    #[must_use]
+    pub fn attempted(&self, endpoint: &EndpointId, started_at: Timestamp, reply: &Reply) -> Self {
+        Self {
+            received_at: self.received_at,
+            replayed_at: self.replayed_at,
+            endpoint: Some(endpoint.clone()),
+            attempts: self.attempts.saturating_add(1),
+            first_attempt_at: self.first_attempt_at.or(Some(started_at)),
+            last_attempt_at: Some(started_at),
+            last_status: reply.status(),
+            last_error: reply.error(),
+            due_at: None,
+            hold_until: None,
+            unknown_since: None,
+        }
+    }
+
+    /// This history with a stay in the ladder ahead.
+    #[must_use]
+    pub fn waiting(self, wait: Wait) -> Self {
+        Self { due_at: Some(wait.due_at), hold_until: wait.hold_until, ..self }
+    }
+
+    /// This history as that of one endpoint's delivery.
+    #[must_use]
+    pub fn at(&self, endpoint: &EndpointId) -> Self {
+        Self { endpoint: Some(endpoint.clone()), ..self.clone() }
     }
 }

@@ -38,6 +38,12 @@ impl Directory {
         self.integrators.get(key).map(Vec::as_slice)
     }
 
+    /// One endpoint of an integrator.
+    #[must_use]
+    pub fn endpoint(&self, key: &IntegratorKey, id: &EndpointId) -> Option<&Arc<Endpoint>> {
+        self.endpoints(key)?.iter().find(|endpoint| endpoint.id == *id)
+    }
+
     /// Every endpoint of every integrator, in no particular order.
     pub fn all(&self) -> impl Iterator<Item = &Arc<Endpoint>> {
         self.integrators.values().flatten()

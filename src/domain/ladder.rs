@@ -1,13 +1,13 @@
 //! The ladder of wait queues: the delays at which the broker can hold a message back.
 //!
 //! A queue with a TTL keeps every message for the same time, so each delay is a queue of its own, and a delay that is
-//! asked for becomes one of those that exist. Four rungs per doubling (1, 1.25, 1.5, 1.75) lie close enough together
-//! that a jitter of 20 % always has at least two rungs to choose from.
+//! asked for becomes one of those that exist. Four rungs per doubling (1, 1.2, 1.4, 1.7) are at most 22 % apart, so that a
+//! jitter of 20 % around any of them has at least two rungs to choose from.
 
 use std::fmt;
 use std::time::Duration;
 
-/// One delay of the ladder, and by its [`fmt::Display`] the end of its queue's name (`1s`, `1250ms`, `6h`).
+/// One delay of the ladder, and by its [`fmt::Display`] the end of its queue's name (`1s`, `1200ms`, `6h`).
 #[derive(Debug, Clone, Copy, PartialEq, Eq, PartialOrd, Ord, Hash)]
 pub struct Rung(u64);
 
@@ -50,6 +50,9 @@ pub enum BadLadder {
     TooLong,
 }
 
+/// The rungs of one doubling, in tenths of its first.
+const STEPS: [u64; 4] = [10, 12, 14, 17];
+
 /// All rungs, ascending and never empty.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct Ladder(Vec<Rung>);
@@ -77,7 +80,7 @@ impl Ladder {
         }
         let octaves = std::iter::successors(Some(first), |base| base.checked_mul(2)).take_while(|base| *base < last);
         let mut rungs: Vec<Rung> =
-            octaves.flat_map(|base| (4..8).map(move |quarter| Rung(base * quarter / 4))).filter(|rung| rung.0 < last).collect();
+            octaves.flat_map(|base| STEPS.map(|tenths| Rung(base * tenths / 10))).filter(|rung| rung.0 < last).collect();
         rungs.push(Rung(last));
         Ok(Self(rungs))
     }
@@ -95,16 +98,23 @@ impl Ladder {
         self.0[index.min(self.0.len() - 1)]
     }
 
-    /// A rung between two delays, chosen by `dice` (0 included to 1 excluded); where no rung lies between them, the
-    /// shortest one that is not earlier.
+    /// A rung between two delays, chosen by `dice` (0 included to 1 excluded). Where no rung lies between them, the shortest
+    /// one that is not earlier, or the longest one before where that would be over `limit`.
     #[must_use]
-    pub fn between(&self, earliest: Duration, latest: Duration, dice: f64) -> Rung {
+    pub fn between(&self, earliest: Duration, latest: Duration, limit: Duration, dice: f64) -> Rung {
         let start = self.0.partition_point(|rung| rung.delay() < earliest);
         let end = self.0.partition_point(|rung| rung.delay() <= latest);
         match end.saturating_sub(start) {
+            0 if start > 0 && self.at_least(earliest).delay() > limit => self.0[start - 1],
             0 => self.at_least(earliest),
             choices => self.0[start + pick(choices, dice)],
         }
+    }
+
+    /// The longest delay of a single wait.
+    #[must_use]
+    pub fn longest(&self) -> Duration {
+        self.0[self.0.len() - 1].delay()
     }
 }
 
@@ -139,29 +149,33 @@ mod tests {
     fn four_rungs_per_doubling_from_the_first_to_the_last() {
         let ladder = default_ladder();
         let names: Vec<String> = ladder.rungs().map(|rung| rung.to_string()).collect();
-        assert_eq!(names[..9], ["1s", "1250ms", "1500ms", "1750ms", "2s", "2500ms", "3s", "3500ms", "4s"]);
+        assert_eq!(names[..9], ["1s", "1200ms", "1400ms", "1700ms", "2s", "2400ms", "2800ms", "3400ms", "4s"]);
         assert_eq!(names.last().unwrap(), "6h");
         assert_eq!(names.len(), 59);
+        let rungs: Vec<u64> = ladder.rungs().map(Rung::millis).collect();
+        assert!(rungs.windows(2).all(|pair| pair[1] * 100 <= pair[0] * 122), "no two rungs are more than 22 % apart");
     }
 
     #[test]
     fn a_jitter_of_20_percent_has_at_least_two_rungs() {
         let ladder = default_ladder();
-        for k in 1..14 {
+        for k in 0..15 {
             let delay = ms(1000 << k);
-            let seen: std::collections::BTreeSet<_> =
-                (0..100).map(|d| ladder.between(delay.mul_f64(0.8), delay.mul_f64(1.2), f64::from(d) / 100.0)).collect();
+            let choose = |d: i32| ladder.between(delay * 4 / 5, delay * 6 / 5, delay * 2, f64::from(d) / 100.0);
+            let seen: std::collections::BTreeSet<_> = (0..100).map(choose).collect();
             assert!(seen.len() >= 2, "{delay:?}: {seen:?}");
         }
     }
 
     #[test]
-    fn never_earlier_than_asked_unless_the_ladder_ends() {
+    fn never_earlier_than_asked_unless_the_ladder_or_the_limit_ends_before() {
         let ladder = default_ladder();
         assert_eq!(ladder.at_least(ms(0)).delay(), ms(1000));
-        assert_eq!(ladder.at_least(ms(1001)).delay(), ms(1250));
+        assert_eq!(ladder.at_least(ms(1001)).delay(), ms(1200));
         assert_eq!(ladder.at_least(ms(7 * 3_600_000)).delay(), ms(6 * 3_600_000));
-        assert_eq!(ladder.between(ms(1010), ms(1020), 0.5).delay(), ms(1250));
+        assert_eq!(ladder.between(ms(1010), ms(1020), ms(5000), 0.5).delay(), ms(1200));
+        assert_eq!(ladder.between(ms(1010), ms(1020), ms(1100), 0.5).delay(), ms(1000));
+        assert_eq!(ladder.between(ms(10), ms(20), ms(20), 0.5).delay(), ms(1000), "there is nothing shorter");
     }
 
     #[test]

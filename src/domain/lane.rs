@@ -46,6 +46,12 @@ impl<T> Lane<T> {
         before - self.waiting.len()
     }
 
+    /// Takes work from the head of the line as long as `leaves` says so.
+    pub fn take_while(&mut self, mut leaves: impl FnMut(&T) -> bool) -> Vec<T> {
+        let count = self.waiting.iter().take_while(|work| leaves(work)).count();
+        self.waiting.drain(..count).collect()
+    }
+
     /// One piece of work is done.
     pub fn finish(&mut self) {
         self.in_flight = self.in_flight.saturating_sub(1);

@@ -6,10 +6,9 @@ use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
-use sha2::{Digest as _, Sha256};
 use url::Url;
 
-use super::event::{Event, OccurredAt};
+use super::event::{Event, OccurredAt, webhook_id};
 use super::integrator::Endpoint;
 use super::sign::sign;
 use super::time::Timestamp;
@@ -77,7 +76,7 @@ pub struct Attempt {
 /// those that stand for something of ours are replaced.
 #[must_use]
 pub fn compose(endpoint: &Endpoint, events: &[&Event], body: Vec<u8>, attempt: &Attempt) -> CallbackRequest {
-    let webhook_id = webhook_id(endpoint, events);
+    let webhook_id = webhook_id(&endpoint.integrator, &endpoint.id, events);
     let mut headers = endpoint.headers.clone();
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
@@ -107,20 +106,6 @@ fn put_metadata(headers: &mut HeaderMap, endpoint: &Endpoint, events: &[&Event],
             put(headers, TRACESTATE, state);
         }
     }
-}
-
-/// The id of one event at its endpoint; of several, an id of that list of events in that order.
-fn webhook_id(endpoint: &Endpoint, events: &[&Event]) -> String {
-    if let [event] = events {
-        return event.webhook_id(&endpoint.id);
-    }
-    let mut hash = Sha256::new();
-    for event in events {
-        // All of one length, so that no two lists run together the same.
-        hash.update(event.webhook_id(&endpoint.id));
-    }
-    let print: String = hash.finalize().iter().take(16).map(|byte| format!("{byte:02x}")).collect();
-    format!("msg_{print}")
 }
 
 fn occurred_at(occurred: Option<&OccurredAt>, received_at: Timestamp) -> String {
@@ -187,7 +172,7 @@ mod tests {
         let event = event("evt-1", "2025-09-03T06:38:08+0200");
         let request = compose(&endpoint(), &[&event], b"[]".to_vec(), &ATTEMPT_3);
         assert_eq!(request.url.as_str(), "https://acme.example/hook?token=SECRET");
-        assert_eq!(request.webhook_id, event.webhook_id(&endpoint().id));
+        assert_eq!(request.webhook_id, webhook_id(&endpoint().integrator, &endpoint().id, &[&event]));
         let expected = [
             ("content-type", "application/json"),
             ("webhook-id", request.webhook_id.as_str()),

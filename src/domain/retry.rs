@@ -16,7 +16,7 @@ pub struct RetryPolicy {
     pub multiplier: f64,
     /// No wait of the schedule is longer.
     pub max_delay: Duration,
-    /// An attempt that would start later than this after the event's first receipt is not made.
+    /// No attempt is planned for later than this after the event's first receipt (or its last replay).
     pub max_age: Duration,
     /// A wait is moved at random by up to this share of itself, 0 to 1.
     pub jitter: f64,
@@ -80,8 +80,14 @@ impl RetryPolicy {
     pub fn window_after(&self, attempt: u32) -> Window {
         let delay = self.delay_after(attempt);
         let jitter = self.jitter.clamp(0.0, 1.0);
-        Window { earliest: delay.mul_f64(1.0 - jitter), latest: delay.mul_f64(1.0 + jitter).min(self.max_delay) }
+        Window { earliest: scaled(delay, 1.0 - jitter), latest: scaled(delay, 1.0 + jitter).min(self.max_delay) }
     }
+}
+
+/// A delay times a factor up to 2, in whole milliseconds: 1.2 times 2 s is 2.4 s, and no rounding hides the rung there.
+pub(super) fn scaled(delay: Duration, factor: f64) -> Duration {
+    let nanos = delay.mul_f64(factor).as_nanos() + 500_000;
+    Duration::from_millis(u64::try_from(nanos / 1_000_000).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]

@@ -38,6 +38,12 @@ impl Timestamp {
         Duration::from_millis(u64::try_from(self.0.saturating_sub(earlier.0)).unwrap_or(0))
     }
 
+    /// Whether this can be written as a date: years -9999 to 9999.
+    #[must_use]
+    pub fn is_in_calendar(self) -> bool {
+        jiff::Timestamp::from_millisecond(self.0).is_ok()
+    }
+
     /// Reads RFC 3339 and the ISO 8601 forms the platform writes: with `Z`, an offset with or without colon, or none,
     /// which is taken as UTC. Anything else is `None`.
     #[must_use]

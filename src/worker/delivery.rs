@@ -1,43 +1,59 @@
 //! One delivery: render, attempt, decide, settle.
 
 use std::sync::Arc;
+use std::time::Duration;
 
-use super::parcel::Parcel;
+use tokio::time::Instant;
+
+use super::parcel::{Parcel, Stake};
 use super::{Shared, settle};
 use crate::broker::Delivered;
 use crate::clock;
 use crate::domain::decide::{Rules, Verdict, decide};
 use crate::domain::format::{Rendering, render};
-use crate::domain::history::History;
 use crate::domain::integrator::{Endpoint, SkipReason};
-use crate::domain::reply::Reply;
 use crate::domain::request::{self, Attempt};
 use crate::domain::time::Timestamp;
 use crate::telemetry::Fact;
 
+/// A publisher's clock that is further off than this tells nothing about how long a delivery took.
+const CREDIBLE: Duration = Duration::from_secs(24 * 3600);
+
 /// One event for one endpoint.
-#[derive(Debug)]
 pub(super) struct Delivery {
-    pub parcel: Arc<Parcel>,
+    pub stake: Stake,
+    /// The endpoint as it was configured when the event came in.
     pub endpoint: Arc<Endpoint>,
+    /// In line for its turn since then.
+    pub since: Instant,
 }
 
 /// Makes one attempt and settles what follows from it. Returns without settling when a stop or a lost connection comes
 /// first: the message is then unacknowledged and the broker delivers it again.
+///
+/// The endpoint is looked up anew: a reload may have changed or removed it while the delivery stood in line.
 pub(super) async fn run(shared: &Shared, delivery: Delivery) {
-    let Delivery { parcel, endpoint } = &delivery;
-    if parcel.over().is_cancelled() || shared.stopping.is_cancelled() {
+    let Delivery { stake, endpoint, .. } = delivery;
+    if stake.parcel().over().is_cancelled() || shared.stopping.is_cancelled() {
         return;
     }
-    match render(endpoint.format, &[&parcel.event]) {
-        Ok(Rendering::Body(body)) => attempt(shared, &delivery, body).await,
-        Ok(Rendering::Nothing) => settle::skip(shared, parcel, endpoint, SkipReason::NoRecords),
-        Err(fault) => settle::unrenderable(shared, &delivery, fault).await,
+    let directory = Arc::clone(&shared.directory.borrow());
+    let Some(endpoint) = directory.endpoint(&endpoint.integrator, &endpoint.id) else {
+        return settle::unknown(shared, stake, Some(&endpoint.id)).await;
+    };
+    if let Err(reason) = endpoint.takes(&stake.parcel().event.topic) {
+        return settle::skip(shared, stake, endpoint, reason);
+    }
+    match render(endpoint.format, &[&stake.parcel().event]) {
+        Ok(Rendering::Body(body)) => attempt(shared, stake, endpoint, body).await,
+        Ok(Rendering::Nothing) => settle::skip(shared, stake, endpoint, SkipReason::NoRecords),
+        Err(fault) => settle::unrenderable(shared, stake, endpoint, fault).await,
     }
 }
 
-async fn attempt(shared: &Shared, delivery: &Delivery, body: Vec<u8>) {
-    let Delivery { parcel, endpoint } = delivery;
+async fn attempt(shared: &Shared, stake: Stake, endpoint: &Endpoint, body: Vec<u8>) {
+    let parcel = stake.parcel();
+    stake.begin();
     let started_at = clock::now();
     let number = parcel.history.attempts.saturating_add(1);
     let about = Attempt { number, received_at: parcel.history.received_at, now: started_at };
@@ -53,7 +69,7 @@ async fn attempt(shared: &Shared, delivery: &Delivery, body: Vec<u8>) {
     drop(in_flight);
 
     let now = clock::now();
-    let history = attempted(parcel, endpoint, started_at, &reply);
+    let history = parcel.history.attempted(&endpoint.id, started_at, &reply);
     let rules = Rules { policy: &endpoint.retry, ladder: &shared.config.ladder };
     let verdict = decide(&history, &reply, rules, now, fastrand::f64());
     shared.telemetry.record(&Fact::Attempted {
@@ -64,35 +80,21 @@ async fn attempt(shared: &Shared, delivery: &Delivery, body: Vec<u8>) {
         request_bytes,
         reply: &reply,
         verdict: &verdict,
-        latency: matches!(verdict, Verdict::Delivered).then(|| now.since(told_at(parcel))),
+        latency: matches!(verdict, Verdict::Delivered).then(|| now.since(published_at(parcel))),
     });
     match (verdict, Delivered::from_reply(&reply)) {
-        (Verdict::Delivered, Some(proof)) => settle::delivered(parcel, proof),
+        (Verdict::Delivered, Some(proof)) => settle::delivered(stake, proof),
         // A verdict without the reply to prove it cannot come out of `decide`; unsettled, the event comes again.
         (Verdict::Delivered, None) => {}
-        (Verdict::Retry(wait), _) => settle::wait(shared, parcel, history, wait).await,
-        (Verdict::Dead(reason), _) => settle::dead(shared, delivery, &history, reason).await,
+        (Verdict::Retry(wait), _) => settle::wait(shared, stake, history, wait).await,
+        (Verdict::Dead(reason), _) => settle::dead(shared, stake, &endpoint.id, &history, reason).await,
     }
 }
 
-/// The history with this attempt in it.
-fn attempted(parcel: &Parcel, endpoint: &Endpoint, started_at: Timestamp, reply: &Reply) -> History {
-    let before = &parcel.history;
-    History {
-        received_at: before.received_at,
-        endpoint: Some(endpoint.id.clone()),
-        attempts: before.attempts.saturating_add(1),
-        first_attempt_at: before.first_attempt_at.or(Some(started_at)),
-        last_attempt_at: Some(started_at),
-        last_status: reply.status(),
-        last_error: reply.error(),
-        due_at: None,
-        hold_until: None,
-        unknown_since: None,
-    }
-}
-
-/// When the event happened, as far as anybody said so.
-fn told_at(parcel: &Parcel) -> Timestamp {
-    parcel.event.occurred_at.as_ref().and_then(|occurred| occurred.at).unwrap_or(parcel.history.received_at)
+/// When the event was published, as far as the publisher's clock can be believed; else when it first came in.
+fn published_at(parcel: &Parcel) -> Timestamp {
+    let received_at = parcel.history.received_at;
+    let stamped = (*parcel.original.properties.timestamp()).and_then(|seconds| i64::try_from(seconds).ok()?.checked_mul(1000));
+    let stamped = stamped.map(Timestamp::from_millis).filter(|at| *at <= received_at && received_at.since(*at) < CREDIBLE);
+    stamped.unwrap_or(received_at)
 }

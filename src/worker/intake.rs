@@ -3,21 +3,20 @@
 use std::sync::Arc;
 
 use tokio::sync::{mpsc, watch};
+use tokio::time::Instant;
 
 use super::delivery::Delivery;
-use super::parcel::{Original, Parcel};
+use super::parcel::{Held, Message, Original, Parcel};
 use super::{Shared, lanes, settle};
 use crate::broker::{Claim, Inbound, Proof, headers};
 use crate::clock;
 use crate::config::Source;
 use crate::domain::dead::RejectReason;
-use crate::domain::decide::{Unknown, Wait, decide_unknown};
+use crate::domain::decide::Wait;
 use crate::domain::decode::decode;
-use crate::domain::event::Event;
 use crate::domain::history::History;
 use crate::domain::integrator::{Endpoint, SkipReason};
 use crate::domain::route::{Route, route};
-use crate::domain::time::Timestamp;
 use crate::telemetry::{EventOutcome, EventRef, Fact};
 
 /// Takes messages of one queue until the subscription ends or the worker stops. While the broker does not take what we
@@ -44,14 +43,18 @@ async fn next(inbox: &mut mpsc::Receiver<Inbound>, blocked: &mut watch::Receiver
 fn admit(shared: &Arc<Shared>, source: &Arc<Source>, due: bool, inbound: Inbound) {
     let now = clock::now();
     let Inbound { body, properties, exchange, routing_key, claim, .. } = inbound;
+    if !claim.is_live() {
+        return;
+    }
     // Only what comes back through our own queues has a past; whatever upstream writes into our headers is not one.
     let history = if due { headers::read_history(&properties) } else { None };
     let late_by = history.as_ref().and_then(|history| history.due_at).map(|due_at| now.since(due_at));
     shared.telemetry.record(&Fact::Received { source: &source.name, due, late_by });
     let history = history.unwrap_or_else(|| History::new(now));
-    let original = Original { source: Arc::clone(source), due, properties, exchange, routing_key, body };
+    let _held = Held::new(&shared.telemetry);
+    let original = Original { source: Arc::clone(source), due, properties, exchange, routing_key, body, _held };
 
-    if headers::encoded_size(&original.properties) > headers::LARGEST_ORIGINAL {
+    if !headers::can_be_copied(&original.properties, original.trust()) {
         return settle::reject_by_broker(shared, &original, claim);
     }
     let limit = shared.config.worker.max_body;
@@ -60,68 +63,51 @@ fn admit(shared: &Arc<Shared>, source: &Arc<Source>, due: bool, inbound: Inbound
         return reject(shared, (original, history), RejectReason::TooLarge { size, limit }, claim);
     }
     match decode(original.body.clone(), &headers::metadata(&original.properties)) {
-        Ok(event) => send_on(shared, original, event, history, (claim, now)),
+        Ok(event) => send_on(shared, (original, event, history, claim)),
         Err(fault) => reject(shared, (original, history), RejectReason::Undecodable(fault), claim),
     }
 }
 
 fn reject(shared: &Arc<Shared>, (original, history): (Original, History), reason: RejectReason, claim: Claim) {
     let on = Arc::clone(shared);
-    shared.tasks.spawn(async move { settle::reject(&on, &original, &history, &reason, claim).await });
+    shared.tasks.spawn(async move { settle::reject_message(&on, &original, &history, &reason, claim).await });
 }
 
-fn send_on(shared: &Arc<Shared>, original: Original, event: Event, history: History, (claim, now): (Claim, Timestamp)) {
-    let one = |original, event, history, claim| Parcel::new(original, event, history, claim, (1, &shared.telemetry));
+fn send_on(shared: &Arc<Shared>, message: Message) {
+    let (_, event, history, _) = &message;
+    let (now, on) = (clock::now(), Arc::clone(shared));
     if let Some(until) = history.hold_until.filter(|until| *until > now) {
         let wait = Wait::at_least(&shared.config.ladder, until.since(now), now);
-        let same = history.clone();
-        return wait_on(shared, one(original, event, history, claim), same, wait);
+        let history = history.clone();
+        let stake = Parcel::whole(message, &shared.telemetry);
+        shared.tasks.spawn(async move { settle::wait(&on, stake, history, wait).await });
+        return;
     }
     let directory = Arc::clone(&shared.directory.borrow());
-    match route(&directory, &event, history.endpoint.as_ref()) {
-        Route::Deliveries { to, skipped } => deliver(shared, (original, event, history, claim), to, &skipped),
-        Route::UnknownIntegrator | Route::UnknownEndpoint => unknown(shared, one(original, event, history, claim), now),
+    match route(&directory, event, history.endpoint.as_ref()) {
+        Route::Deliveries { to, skipped } => deliver(shared, message, to, &skipped),
+        Route::UnknownIntegrator | Route::UnknownEndpoint => {
+            let endpoint = history.endpoint.clone();
+            let stake = Parcel::whole(message, &shared.telemetry);
+            shared.tasks.spawn(async move { settle::unknown(&on, stake, endpoint.as_ref()).await });
+        }
     }
 }
 
-type Message = (Original, Event, History, Claim);
-
 fn deliver(shared: &Arc<Shared>, message: Message, to: Vec<Arc<Endpoint>>, skipped: &[(Arc<Endpoint>, SkipReason)]) {
-    let (original, event, history, claim) = message;
+    let (original, event, _, _) = &message;
     let named = EventRef { id: &event.id, integrator: &event.integrator, topic: &event.topic };
     for (endpoint, reason) in skipped {
         shared.telemetry.record(&Fact::Skipped { event: named, endpoint, reason: *reason });
     }
     if to.is_empty() {
-        claim.settle(Proof::Skipped);
-        return shared.telemetry.record(&Fact::Settled { source: &original.source.name, outcome: EventOutcome::Skipped });
+        shared.telemetry.record(&Fact::Settled { source: &original.source.name, outcome: EventOutcome::Skipped });
+        let (_, _, _, claim) = message;
+        return claim.settle(Proof::Skipped);
     }
-    let parcel = Parcel::new(original, event, history, claim, (to.len(), &shared.telemetry));
-    for endpoint in to {
-        lanes::push(shared, Delivery { parcel: Arc::clone(&parcel), endpoint });
+    let stakes = Parcel::split(message, to.len(), &shared.telemetry);
+    let since = Instant::now();
+    for (stake, endpoint) in stakes.into_iter().zip(to) {
+        lanes::push(shared, Delivery { stake, endpoint, since });
     }
-}
-
-/// Nobody by that name is configured: the configuration may be on its way, so the event waits for it for a while.
-fn unknown(shared: &Arc<Shared>, parcel: Arc<Parcel>, now: Timestamp) {
-    let since = parcel.history.unknown_since.unwrap_or(now);
-    let patience = shared.config.worker.unknown_integrator_wait;
-    if let Unknown::Wait(wait) = decide_unknown(since, patience, &shared.config.ladder, now) {
-        let endpoint = parcel.history.endpoint.as_ref();
-        shared.telemetry.record(&Fact::WaitsForConfiguration { event: parcel.event_ref(), endpoint, wait });
-        let history = History { unknown_since: Some(since), ..parcel.history.clone() };
-        return wait_on(shared, parcel, history, wait);
-    }
-    let on = Arc::clone(shared);
-    shared.tasks.spawn(async move {
-        match parcel.history.endpoint.clone() {
-            Some(endpoint) => settle::endpoint_removed(&on, &parcel, &endpoint).await,
-            None => settle::unknown_integrator(&on, &parcel).await,
-        }
-    });
-}
-
-fn wait_on(shared: &Arc<Shared>, parcel: Arc<Parcel>, history: History, wait: Wait) {
-    let on = Arc::clone(shared);
-    shared.tasks.spawn(async move { settle::wait(&on, &parcel, history, wait).await });
 }

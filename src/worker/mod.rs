@@ -9,8 +9,10 @@ mod settle;
 use std::sync::Arc;
 use std::time::Duration;
 
-use futures_util::future::join_all;
+use futures_util::future::{join, join_all};
 use tokio::sync::watch;
+use tokio::task::JoinSet;
+use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
@@ -21,6 +23,9 @@ use crate::egress::Egress;
 use crate::telemetry::{Fact, Telemetry};
 
 use lanes::Lanes;
+
+/// The longest that a stop waits for the broker to take the last acknowledgements and to close the connections.
+pub const GOODBYE: Duration = Duration::from_secs(4);
 
 /// What every step of a delivery needs.
 struct Shared {
@@ -42,6 +47,7 @@ struct Shared {
 pub struct Worker {
     shared: Arc<Shared>,
     subscriptions: Vec<(String, Subscription)>,
+    intakes: JoinSet<()>,
 }
 
 /// The parts that a worker is made of.
@@ -74,19 +80,21 @@ impl Worker {
             stopping: CancellationToken::new(),
             halt: CancellationToken::new(),
         });
+        tokio::spawn(lanes::park_the_patient(Arc::clone(&shared)));
         let mut subscriptions = Vec::new();
+        let mut intakes = JoinSet::new();
         for source in &config.sources {
             let source = Arc::new(source.clone());
             for due in [false, true] {
                 let role = role(&source, due);
                 let name = role.queue.clone();
                 let (subscription, inbox) = Subscription::start(role, source.prefetch, &config, Arc::clone(&topology), telemetry.clone());
-                tokio::spawn(intake::run(Arc::clone(&shared), Arc::clone(&source), due, inbox));
-                tokio::spawn(lanes::forget_the_dead(Arc::clone(&shared), subscription.live()));
+                intakes.spawn(intake::run(Arc::clone(&shared), Arc::clone(&source), due, inbox));
+                tokio::spawn(lanes::drop_what_is_over(Arc::clone(&shared), subscription.live()));
                 subscriptions.push((name, subscription));
             }
         }
-        Self { shared, subscriptions }
+        Self { shared, subscriptions, intakes }
     }
 
     /// What must hold for the worker to be ready: every queue is consumed and copies can be published.
@@ -102,20 +110,27 @@ impl Worker {
         self.shared.publisher.blocked()
     }
 
+    /// Returns only when a queue is not taken from any more though nobody asked for that: a fault of ours, after which the
+    /// process is better started anew.
+    pub async fn broken(&mut self) {
+        let _ = self.intakes.join_next().await;
+    }
+
     /// Stops: takes nothing new, finishes the requests in flight and gives the rest back. Whatever is not settled when
-    /// `limit` is over goes back to the broker too, and may then be delivered twice.
+    /// `limit` is over goes back to the broker too, and may then be delivered twice. Takes at most [`GOODBYE`] longer.
     pub async fn stop(self, limit: Duration) {
-        let Self { shared, subscriptions } = self;
+        let Self { shared, subscriptions, intakes: _intakes } = self;
         shared.stopping.cancel();
-        shared.lanes.give_back(&shared.telemetry);
+        lanes::give_back(&shared);
         shared.tasks.close();
         shared.telemetry.record(&Fact::Stopping { in_flight: shared.tasks.len(), limit });
-        join_all(subscriptions.iter().map(|(_, subscription)| subscription.cancel())).await;
-        let _ = tokio::time::timeout(limit, shared.tasks.wait()).await;
+        let cancelled = join_all(subscriptions.iter().map(|(_, subscription)| subscription.cancel()));
+        let _ = timeout(limit, join(cancelled, shared.tasks.wait())).await;
         let abandoned = shared.tasks.len();
         shared.halt.cancel();
-        join_all(subscriptions.into_iter().map(|(_, subscription)| subscription.close())).await;
-        shared.publisher.close().await;
+        // A broker that does not answer any more must not hold up the end.
+        let closed = join_all(subscriptions.into_iter().map(|(_, subscription)| subscription.close()));
+        let _ = timeout(GOODBYE, join(closed, shared.publisher.close())).await;
         shared.telemetry.record(&Fact::Stopped { abandoned });
     }
 }

@@ -26,7 +26,7 @@ pub use embedded::{WORK, config, publisher, subscribe};
 pub use eventually::{Fact, eventually};
 pub use node::PrivateNode;
 pub use operator::{config_at, config_for, config_with, dead, parsed};
-pub use poison::publish_poison;
+pub use poison::{publish_nested, publish_poison};
 pub use ports::free_port;
 pub use proxy::{Side, TcpProxy};
 pub use receiver::{Receiver, Seen};

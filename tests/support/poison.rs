@@ -1,4 +1,4 @@
-//! A message that is legal AMQP and that lapin can neither write nor read: its id is no UTF-8.
+//! Messages that are legal AMQP and that lapin cannot write: an id that is no UTF-8, headers nested without end.
 
 use std::io::{Read as _, Write as _};
 use std::net::TcpStream;
@@ -17,7 +17,29 @@ const FRAME_END: u8 = 0xce;
 /// When the broker does not play along.
 pub async fn publish_poison(url: &str, queue: &str) {
     let (url, queue) = (url::Url::parse(url).expect("an AMQP URL"), queue.to_owned());
-    tokio::task::spawn_blocking(move || Wire::open(&url).publish(&queue)).await.expect("the poison is published");
+    // Of the properties, the delivery mode (bit 12) and the message id (bit 7).
+    let properties = [&(1_u16 << 12 | 1 << 7).to_be_bytes()[..], &[2], &short(NO_UTF8)].concat();
+    tokio::task::spawn_blocking(move || Wire::open(&url).publish(&queue, &properties)).await.expect("the poison is published");
+}
+
+/// Publishes a message whose one header is an array in an array, `depth` levels in all, and returns when the broker has
+/// confirmed it.
+///
+/// # Panics
+/// When the broker does not play along.
+pub async fn publish_nested(url: &str, queue: &str, depth: usize) {
+    let (url, queue) = (url::Url::parse(url).expect("an AMQP URL"), queue.to_owned());
+    let mut value = Vec::new();
+    for level in 0..depth {
+        // From the inside out, in the order of the wire: the type `A` and the length of what is inside.
+        value.extend(u32::try_from(level * 5).expect("small").to_be_bytes().iter().rev().chain(b"A"));
+    }
+    value.reverse();
+    let table = [short(b"x"), value].concat();
+    let headers = [&u32::try_from(table.len()).expect("small").to_be_bytes()[..], &table].concat();
+    // Of the properties, the headers (bit 13) and the delivery mode (bit 12).
+    let properties = [&(1_u16 << 13 | 1 << 12).to_be_bytes()[..], &headers, &[2]].concat();
+    tokio::task::spawn_blocking(move || Wire::open(&url).publish(&queue, &properties)).await.expect("the message is published");
 }
 
 /// A connection that speaks just enough AMQP 0-9-1, frame by frame.
@@ -46,13 +68,11 @@ impl Wire {
         wire
     }
 
-    fn publish(mut self, queue: &str) {
+    fn publish(mut self, queue: &str, properties: &[u8]) {
         let body = b"{}";
         self.method(1, (60, 40), &[&[0, 0], &short(b""), &short(queue.as_bytes()), &[1]]);
-        // Of the properties, the delivery mode (bit 12) and the message id (bit 7).
-        let flags = (1_u16 << 12 | 1 << 7).to_be_bytes();
         let size = (body.len() as u64).to_be_bytes();
-        self.frame(HEADER, 1, &[&60_u16.to_be_bytes()[..], &[0, 0], &size, &flags, &[2], &short(NO_UTF8)].concat());
+        self.frame(HEADER, 1, &[&60_u16.to_be_bytes()[..], &[0, 0], &size, properties].concat());
         self.frame(BODY, 1, body);
         self.expect((60, 80));
         self.method(0, (10, 50), &[&200_u16.to_be_bytes(), &short(b""), &[0; 4]]);

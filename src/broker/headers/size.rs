@@ -3,6 +3,8 @@
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
+use super::Trust;
+
 /// The largest frame that RabbitMQ agrees to by default (`frame_max`, RabbitMQ's documentation, "configure"). The
 /// properties of a message travel in one frame; a larger one ends the connection.
 const FRAME_MAX: usize = 131_072;
@@ -20,6 +22,31 @@ pub const LARGEST_COPY: usize = FRAME_MAX - FRAME_OVERHEAD - BROKER_ADDS;
 /// The largest properties of a received event, in bytes: every copy of such a one is at most [`LARGEST_COPY`]. A larger one
 /// must not be copied but left to the broker to reject.
 pub const LARGEST_ORIGINAL: usize = LARGEST_COPY - COPY_ADDS;
+
+/// The deepest nesting of tables and arrays in a copied header; what publishers nest are a few levels. The limit keeps every
+/// recursion over headers short.
+pub const DEEPEST: usize = 32;
+
+/// Whether copies of a message with these properties can be made and published. A message where this is false must be left to
+/// the broker to reject.
+#[must_use]
+pub fn can_be_copied(properties: &BasicProperties, trust: Trust) -> bool {
+    let room = match trust {
+        Trust::Foreign => LARGEST_ORIGINAL,
+        // It is a copy already, which the broker may have added to; what both added is left out of the next one.
+        Trust::Ours => LARGEST_COPY + BROKER_ADDS,
+    };
+    let shallow = properties.headers().as_ref().is_none_or(|headers| headers.into_iter().all(|(_, field)| is_shallow(field, DEEPEST)));
+    shallow && encoded_size(properties) <= room
+}
+
+fn is_shallow(field: &AMQPValue, levels: usize) -> bool {
+    match field {
+        AMQPValue::FieldArray(values) => levels > 0 && values.as_slice().iter().all(|value| is_shallow(value, levels - 1)),
+        AMQPValue::FieldTable(fields) => levels > 0 && fields.into_iter().all(|(_, value)| is_shallow(value, levels - 1)),
+        _ => true,
+    }
+}
 
 /// Bytes that the properties take on the wire, from the flags on (AMQP 0-9-1, section 4.2.6.1).
 #[must_use]

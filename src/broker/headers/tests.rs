@@ -130,10 +130,10 @@ prop_compose! {
         last_error in proptest::option::of("[!-~]([ -~äß]{0,190}[!-~])?"),
         due_at in proptest::option::of(any_time()),
         hold_until in proptest::option::of(any_time()),
-        unknown_since in proptest::option::of(any_time()),
+        (unknown_since, replayed_at) in (proptest::option::of(any_time()), proptest::option::of(any_time())),
     ) -> History {
         History {
-            received_at, attempts, first_attempt_at, last_attempt_at, last_status, last_error, due_at, hold_until, unknown_since,
+            received_at, replayed_at, attempts, first_attempt_at, last_attempt_at, last_status, last_error, due_at, hold_until, unknown_since,
             endpoint: endpoint.map(|id| EndpointId::try_new(id).unwrap()),
         }
     }
@@ -324,6 +324,7 @@ fn a_copy_of_the_largest_accepted_original_still_fits_with_the_longest_of_everyt
     let at = Some(Timestamp::from_millis(i64::MAX));
     let history = History {
         received_at: Timestamp::from_millis(i64::MAX),
+        replayed_at: at,
         endpoint: Some(EndpointId::try_new("e".repeat(64)).unwrap()),
         attempts: u32::MAX,
         first_attempt_at: at,

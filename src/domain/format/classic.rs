@@ -1,5 +1,8 @@
 //! The classic format: bare compliance records, each with exactly the members it has had for years, in their order.
 
+use std::fmt;
+
+use serde::de::{self, Deserializer as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::{Unrenderable, separate};
@@ -19,12 +22,39 @@ pub fn write_records(event: &Event, body: &mut Vec<u8>) -> Result<(), Unrenderab
     let (Content::Records(span) | Content::Bare { records: Some(span), .. }) = &event.content else {
         return Err(Unrenderable::NoRecords);
     };
-    let records: Vec<&RawValue> = serde_json::from_slice(event.slice(span)).map_err(|_| Unrenderable::NoRecords)?;
-    for (index, record) in records.iter().enumerate() {
-        separate(body);
-        write_record(index, record, body)?;
+    let mut fault = None;
+    let read = serde_json::Deserializer::from_slice(event.slice(span)).deserialize_seq(Records { body, fault: &mut fault });
+    match (fault, read) {
+        (Some(fault), _) => Err(fault),
+        (None, read) => read.map_err(|_| Unrenderable::NoRecords),
     }
-    Ok(())
+}
+
+/// Writes each record as it is read, so that a huge array is given up at its first bad record.
+struct Records<'a> {
+    body: &'a mut Vec<u8>,
+    fault: &'a mut Option<Unrenderable>,
+}
+
+impl<'de> Visitor<'de> for Records<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array of records")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut records: A) -> Result<(), A::Error> {
+        let mut index = 0;
+        while let Some(record) = records.next_element()? {
+            separate(self.body);
+            if let Err(fault) = write_record(index, record, self.body) {
+                *self.fault = Some(fault);
+                return Err(de::Error::custom("a bad record"));
+            }
+            index += 1;
+        }
+        Ok(())
+    }
 }
 
 fn write_record(index: usize, record: &RawValue, body: &mut Vec<u8>) -> Result<(), Unrenderable> {

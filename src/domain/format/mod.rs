@@ -35,12 +35,22 @@ impl fmt::Display for Format {
 }
 
 /// What became of rendering.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Clone, PartialEq, Eq)]
 pub enum Rendering {
     /// The body to send.
     Body(Vec<u8>),
     /// The format has nothing to say about these events (classic: no records). Not a failure.
     Nothing,
+}
+
+impl fmt::Debug for Rendering {
+    /// Without the payload.
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Body(body) => write!(f, "Body({} bytes)", body.len()),
+            Self::Nothing => f.write_str("Nothing"),
+        }
+    }
 }
 
 /// Why an event has no form in a format. Holds nothing of the payload.
