@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
-use support::{Amqp, Answer, PrivateNode, Receiver, Side, TcpProxy, Vhost, eventually};
+use support::{Amqp, Answer, Exit, PrivateNode, Receiver, Side, TcpProxy, Vhost, Worker, eventually, short_waits};
 
 const SOON: Duration = Duration::from_secs(15);
 /// `basic.ack`, class 60 method 80: on a publisher's connection this is the broker's confirm.
@@ -141,6 +141,31 @@ async fn a_cut_before_the_confirm_leaves_the_message_at_the_broker() {
     assert!(confirmed.is_err(), "{confirmed:?}");
     assert!(!proxy.is_armed());
     assert_eq!(direct.drain_when("work", 1, SOON).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_worker_is_watched_stopped_killed_and_started_again() {
+    let vhost = Vhost::create().await;
+    let integrators = "[[integrator]]\nkey = \"acme\"\n[[integrator.endpoint]]\nid = \"main\"\nurl = \"http://127.0.0.1:9/\"\n";
+    let mut worker = Worker::start(&short_waits(&vhost), integrators);
+    worker.wait_ready().await;
+    let connected = |link: &'static str| [("link", link)];
+    assert_eq!(worker.metric("callbackd_broker_connected", &connected("publish")).await, Some(1.0));
+    assert_eq!(worker.metric("callbackd_broker_connected", &connected("pub")).await, None, "no part of a label fits");
+    assert_eq!(worker.metric("callbackd_broker_connected", &[]).await, Some(5.0), "two queues of two sources, and publishing");
+    worker.wait_for_log("it started", SOON, |line| line["message"] == "started").await;
+    worker.sigterm();
+    assert_eq!(worker.wait_exit(SOON).await, Exit::Code(0));
+    worker.start_again();
+    worker.wait_ready().await;
+    worker.sigkill();
+    assert_eq!(worker.exit(), Some(Exit::Signal(9)));
+}
+
+#[tokio::test]
+#[should_panic(expected = "the worker ended before it was ready: exit status: 64")]
+async fn a_worker_with_a_bad_configuration_is_not_waited_for() {
+    Worker::start("[broker]\nurl = 7\n", "").wait_ready().await;
 }
 
 #[tokio::test]
