@@ -93,6 +93,7 @@ async fn sigterm_under_load_finishes_what_is_in_flight_doubles_nothing_and_exits
         })
         .await;
         scene.worker.start_again();
+        scene.worker.wait_ready().await;
     }
     assert_eq!(all_arrive(&receiver, total).await, 0, "no event was told twice");
     scene.settled().await;

@@ -281,7 +281,8 @@ fn a_dead_letter_says_whose_it_is_and_why_and_a_replay_starts_anew() {
 
     let later = Timestamp::from_millis(2000);
     let replay = replay_copy(&original(&dead, &source, Trust::Ours), later);
-    assert_eq!(read_history(&replay), Some(History { endpoint: history.endpoint.clone(), ..History::new(later) }));
+    let expected = History { endpoint: history.endpoint.clone(), replayed_at: Some(later), ..History::new(history.received_at) };
+    assert_eq!(read_history(&replay), Some(expected));
     assert_eq!(time(&replay, name::REPLAYED_AT), Some(later));
     assert_eq!(replay.message_id(), from.message_id());
     for name in [name::REASON, name::DETAIL, name::DEAD_AT, name::LAST_ERROR, name::LAST_STATUS, name::EVENT_ID] {
