@@ -16,18 +16,25 @@ pub struct Reply {
 /// What an endpoint did with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It answered, completely or up to the response limit.
+    /// It answered: a 2xx completely or up to the response limit, any other status at least with its head.
     Answered {
         /// The HTTP status.
         status: u16,
         /// The header `retry-after`, where it could be read.
         retry_after: Option<RetryAfter>,
     },
-    /// There was no complete answer.
+    /// It answered with a 2xx, and the rest of the answer did not come: no proof that it has the delivery.
+    Incomplete {
+        /// The HTTP status.
+        status: u16,
+        /// What ended the answer.
+        failure: Failure,
+    },
+    /// There was no answer.
     Failed(Failure),
 }
 
-/// Why there was no complete answer. A closed set: it labels metrics and dead letters.
+/// Why there was no answer, or none that is complete. A closed set: it labels metrics and dead letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Failure {
     /// The total time limit ended before the answer did.
@@ -100,11 +107,17 @@ impl RetryAfter {
 }
 
 impl Reply {
-    /// The HTTP status, where there was one.
+    /// Whether the endpoint has the delivery: only a complete 2xx says so.
+    #[must_use]
+    pub const fn is_success(&self) -> bool {
+        matches!(self.outcome, Outcome::Answered { status: 200..=299, .. })
+    }
+
+    /// The HTTP status, where there was one. An incomplete answer has one too: ask [`Self::is_success`] for success.
     #[must_use]
     pub const fn status(&self) -> Option<u16> {
         match self.outcome {
-            Outcome::Answered { status, .. } => Some(status),
+            Outcome::Answered { status, .. } | Outcome::Incomplete { status, .. } => Some(status),
             Outcome::Failed(_) => None,
         }
     }
@@ -113,21 +126,22 @@ impl Reply {
     #[must_use]
     pub const fn class(&self) -> &'static str {
         match self.outcome {
-            Outcome::Answered { status: 200..=299, .. } => "2xx",
+            _ if self.is_success() => "2xx",
             Outcome::Answered { status: 300..=399, .. } => "3xx",
             Outcome::Answered { status: 400..=499, .. } => "4xx",
             Outcome::Answered { status: 500..=599, .. } => "5xx",
             Outcome::Answered { .. } => "other_status",
-            Outcome::Failed(failure) => failure.as_str(),
+            Outcome::Incomplete { failure, .. } | Outcome::Failed(failure) => failure.as_str(),
         }
     }
 
-    /// A short text on what went wrong, free of anything that the endpoint wrote; `None` for a 2xx.
+    /// A short text on what went wrong, free of anything that the endpoint wrote; `None` for a success.
     #[must_use]
     pub fn error(&self) -> Option<String> {
         match self.outcome {
-            Outcome::Answered { status: 200..=299, .. } => None,
+            _ if self.is_success() => None,
             Outcome::Answered { status, .. } => Some(format!("answered {status}")),
+            Outcome::Incomplete { status, failure } => Some(format!("answered {status}, then {}", failure.as_str())),
             Outcome::Failed(failure) => Some(failure.as_str().to_owned()),
         }
     }
@@ -136,6 +150,18 @@ impl Reply {
 #[cfg(test)]
 mod tests {
     use super::*;
+
+    #[test]
+    fn an_incomplete_answer_is_no_success_and_says_its_status() {
+        let reply = |outcome| Reply { outcome, took: Duration::ZERO };
+        let incomplete = reply(Outcome::Incomplete { status: 200, failure: Failure::Disconnected });
+        assert_eq!((incomplete.is_success(), incomplete.status(), incomplete.class()), (false, Some(200), "disconnected"));
+        assert_eq!(incomplete.error().as_deref(), Some("answered 200, then disconnected"));
+        for (status, success) in [(199, false), (200, true), (299, true), (300, false)] {
+            let answered = reply(Outcome::Answered { status, retry_after: None });
+            assert_eq!((answered.is_success(), answered.class() == "2xx", answered.error().is_none()), (success, success, success));
+        }
+    }
 
     #[test]
     fn retry_after_is_seconds_or_a_date() {

@@ -36,6 +36,11 @@ pub(super) fn classify(error: &reqwest::Error) -> Failure {
     }
 }
 
+/// Whether the connection was closed without the farewell that TLS asks for.
+pub(super) fn ends_early(error: &reqwest::Error) -> bool {
+    Causes::of(error).root_io() == Some(io::ErrorKind::UnexpectedEof)
+}
+
 /// What can only happen to a connection that is made already; while connecting, that is its TLS handshake.
 fn ends_a_connection(kind: io::ErrorKind) -> bool {
     use io::ErrorKind::{BrokenPipe, ConnectionAborted, ConnectionReset, UnexpectedEof};
