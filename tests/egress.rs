@@ -322,13 +322,15 @@ async fn redirects_are_answers_and_not_followed() {
 }
 
 #[tokio::test]
-async fn retry_after_is_read_where_it_is_one_good_value() {
+async fn retry_after_is_the_first_value_that_can_be_read() {
     let delay = Some(RetryAfter::Delay(Duration::from_secs(120)));
     for (headers, expected) in [
         ("retry-after: 120\r\n", delay),
         ("Retry-After:   120  \r\n", delay),
-        ("retry-after: 120\r\nretry-after: 120\r\n", None),
-        ("retry-after: 120, 130\r\n", None),
+        ("retry-after: 120\r\nretry-after: 130\r\n", delay),
+        ("retry-after: soon\r\nretry-after: \u{fc}\r\nretry-after: 120\r\n", delay),
+        ("retry-after: 120, 130\r\n", delay),
+        ("retry-after: soon\r\nretry-after: -1\r\n", None),
         ("retry-after: soon\r\n", None),
         ("retry-after: \u{fc}\r\n", None),
         ("", None),

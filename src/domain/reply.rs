@@ -82,10 +82,16 @@ pub enum RetryAfter {
 }
 
 impl RetryAfter {
-    /// Reads the header's value: seconds, or an HTTP date in any of the three forms of RFC 9110. Anything else, negative
-    /// numbers and fractions among it, is `None`: the schedule then decides alone.
+    /// Reads the header's value: seconds, or an HTTP date in any of the three forms of RFC 9110; of a list, which is what
+    /// several headers become on their way, the first that can be read. Anything else, negative numbers and fractions
+    /// among it, is `None`: the schedule then decides alone.
     #[must_use]
     pub fn parse(value: &str) -> Option<Self> {
+        // A date has a comma in it.
+        Self::parse_one(value).or_else(|| value.split(',').find_map(Self::parse_one))
+    }
+
+    fn parse_one(value: &str) -> Option<Self> {
         let value = value.trim();
         if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
             // More digits than fit are still "later than any cap".
@@ -170,13 +176,16 @@ mod tests {
         for date in ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"] {
             assert_eq!(RetryAfter::parse(date), Some(at), "{date}");
         }
+        for list in ["120, 130", "soon, 120", ",120,"] {
+            assert_eq!(RetryAfter::parse(list), Some(RetryAfter::Delay(Duration::from_secs(120))), "{list}");
+        }
         assert_eq!(at.wait(Timestamp::from_millis(784_111_770_000)), Duration::from_secs(7));
         assert_eq!(at.wait(Timestamp::from_millis(784_111_779_000)), Duration::ZERO);
     }
 
     #[test]
     fn a_strange_retry_after_is_ignored_and_a_huge_one_is_huge() {
-        for value in ["", "-1", "1.5", "1e30", "NaN", "soon", "Thu, 01 Jan 1970", "1, 2"] {
+        for value in ["", "-1", "1.5", "1e30", "NaN", "soon", "Thu, 01 Jan 1970", "-1, 1.5", ","] {
             assert_eq!(RetryAfter::parse(value), None, "{value}");
         }
         assert_eq!(RetryAfter::parse(&"9".repeat(40)), Some(RetryAfter::Delay(Duration::from_secs(u64::from(u32::MAX)))));

@@ -100,9 +100,7 @@ fn is_unframed(headers: &HeaderMap) -> bool {
     }
 }
 
-/// Several values say nothing, like none.
+/// The first value that can be read.
 fn retry_after(headers: &HeaderMap) -> Option<RetryAfter> {
-    let mut values = headers.get_all(RETRY_AFTER).iter();
-    let value = values.next()?.to_str().ok()?;
-    if values.next().is_some() { None } else { RetryAfter::parse(value) }
+    headers.get_all(RETRY_AFTER).iter().find_map(|value| RetryAfter::parse(value.to_str().ok()?))
 }
