@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use callbackd::config::{Egress as EgressConfig, PrivateNetworks};
-use callbackd::domain::reply::{Failure, Outcome, Reply, RetryAfter};
+use callbackd::domain::reply::{Failure, Forbidden, Outcome, Reply, RetryAfter, TlsFault};
 use callbackd::domain::request::CallbackRequest;
 use callbackd::egress::Egress;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -345,23 +345,32 @@ async fn a_refused_connection_an_unknown_name_and_a_failed_handshake_have_their_
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let free = listener.local_addr().unwrap();
     drop(listener);
-    let http = Server::answering("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
     let closing = Server::start(|stream| async move { drop(stream) }).await;
     let egress = egress(PrivateNetworks::Allowed);
     for (url, expected) in [
         (format!("http://{free}/"), Failure::Connect),
         ("http://does-not-exist.invalid/".to_owned(), Failure::Dns),
-        (format!("https://{}/", closing.address), Failure::Tls),
+        (format!("https://{}/", closing.address), Failure::Tls(TlsFault::Other)),
     ] {
         assert_eq!(egress.attempt(request(&url), LONG).await.outcome, Outcome::Failed(expected), "{url}");
     }
-    drop(http);
-    let plain = Server::start(|mut stream| async move {
-        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
-        drain(stream).await;
-    })
-    .await;
-    assert_eq!(egress.attempt(request(&format!("https://{}/", plain.address)), LONG).await.outcome, Outcome::Failed(Failure::Tls));
+    // An alert is what a server says of TLS that it does not speak.
+    for (bytes, expected) in [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n".as_slice(), TlsFault::Other),
+        (b"\x15\x03\x01\x00\x02\x02\x46", TlsFault::Version), // protocol_version
+        (b"\x15\x03\x03\x00\x02\x02\x28", TlsFault::Version), // handshake_failure
+        (b"\x15\x03\x03\x00\x02\x02\x50", TlsFault::Other),   // internal_error
+    ] {
+        let server = Server::start(move |mut stream| async move {
+            let _ = stream.write_all(bytes).await;
+            drain(stream).await;
+        })
+        .await;
+        let url = format!("https://{}/", server.address);
+        let failed = Outcome::Failed(Failure::Tls(expected));
+        assert_eq!(egress.attempt(request(&url), LONG).await.outcome, failed, "{bytes:?}");
+        assert_eq!(egress.reach(&url.parse().unwrap(), LONG).await, Err(Failure::Tls(expected)), "{bytes:?}");
+    }
 }
 
 #[tokio::test]
@@ -392,7 +401,7 @@ async fn no_spelling_of_an_inner_address_is_dialled() {
         "LOCALHOST",
     ] {
         let reply = denied.attempt(request(&format!("http://{host}:{port}/")), LONG).await;
-        assert_eq!(reply.outcome, Outcome::Failed(Failure::Blocked), "{host}");
+        assert_eq!(reply.outcome, Outcome::Failed(Failure::Blocked(Forbidden::Address)), "{host}");
     }
     assert_eq!(canary.accepted.load(Ordering::SeqCst), 0);
     // The canary can sing.
@@ -405,7 +414,9 @@ async fn no_spelling_of_an_inner_address_is_dialled() {
 async fn plain_http_is_refused_unless_allowed() {
     let canary = server_with_body(0).await;
     let egress = Egress::new(&EgressConfig { allow_http: false, private: PrivateNetworks::Allowed }).unwrap();
-    assert_eq!(egress.attempt(request(&canary.url()), LONG).await.outcome, Outcome::Failed(Failure::Blocked));
+    let blocked = Failure::Blocked(Forbidden::PlainHttp);
+    assert_eq!(egress.attempt(request(&canary.url()), LONG).await.outcome, Outcome::Failed(blocked));
+    assert_eq!(egress.reach(&canary.url().parse().unwrap(), LONG).await, Err(blocked));
     assert_eq!(canary.accepted.load(Ordering::SeqCst), 0);
 }
 

@@ -79,7 +79,7 @@ async fn ask_endpoints(config: &Config, directory: &Directory) -> Result<usize, 
             Ok(status) => println!("ok: {integrator}/{id} at {url} answers (HEAD: {status})"),
             Err(failure) => {
                 silent += 1;
-                println!("no answer: {integrator}/{id} at {url}: {}", failure.as_str());
+                println!("no answer: {integrator}/{id} at {url}: {failure}");
             }
         }
     }

@@ -1,5 +1,6 @@
 //! What came of one attempt to call an endpoint. A bad answer is a value here, never an error.
 
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use super::time::Timestamp;
@@ -34,7 +35,8 @@ pub enum Outcome {
     Failed(Failure),
 }
 
-/// Why there was no answer, or none that is complete. A closed set: it labels metrics and dead letters.
+/// Why there was no answer, or none that is complete. A closed set: its names label metrics, and its texts, which say more,
+/// stand in logs and dead letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Failure {
     /// The total time limit ended before the answer did.
@@ -43,10 +45,10 @@ pub enum Failure {
     Dns,
     /// No connection could be made.
     Connect,
-    /// The TLS handshake failed.
-    Tls,
+    /// TLS failed.
+    Tls(TlsFault),
     /// Our own rules forbid the address or the URL.
-    Blocked,
+    Blocked(Forbidden),
     /// The connection broke before the answer was complete.
     Disconnected,
     /// What came back is not HTTP.
@@ -56,20 +58,67 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The name in logs, metrics and headers.
+    /// The name in metrics, without the detail that the text has.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Timeout => "timeout",
             Self::Dns => "dns",
             Self::Connect => "connect",
-            Self::Tls => "tls",
-            Self::Blocked => "blocked",
+            Self::Tls(_) => "tls",
+            Self::Blocked(_) => "blocked",
             Self::Disconnected => "disconnected",
             Self::NotHttp => "not_http",
             Self::Other => "other",
         }
     }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tls(fault) => write!(f, "tls: {fault}"),
+            Self::Blocked(forbidden) => write!(f, "blocked: {forbidden}"),
+            other => f.write_str(other.as_str()),
+        }
+    }
+}
+
+/// What is wrong with an endpoint's TLS, as far as its operator can do something about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum TlsFault {
+    /// The certificate's time is over.
+    #[error("certificate expired")]
+    Expired,
+    /// The certificate's time has not come, or our clock is wrong.
+    #[error("certificate not valid yet")]
+    NotValidYet,
+    /// No authority that we trust has signed the certificate; often an intermediate certificate is not sent.
+    #[error("certificate of an unknown issuer")]
+    UnknownIssuer,
+    /// The certificate is for other hosts.
+    #[error("certificate for another name")]
+    WrongName,
+    /// No version of TLS, or no cipher suite, that both sides speak; we want 1.2 or later.
+    #[error("no common version or cipher")]
+    Version,
+    /// Anything else, such as a host that does not speak TLS at that port.
+    #[error("handshake failed")]
+    Other,
+}
+
+/// Our rules forbid this address or URL. Does not repeat it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Forbidden {
+    /// Not on the public internet, and not in an allowed network.
+    #[error("the address is not on the public internet ([egress] allow_private_networks decides)")]
+    Address,
+    /// Plain HTTP.
+    #[error("plain HTTP is not allowed ([egress] allow_http decides)")]
+    PlainHttp,
+    /// Not a URL for HTTP, or without a host.
+    #[error("the URL is not one to call")]
+    Url,
 }
 
 /// When the endpoint wants to be asked again (RFC 9110, section 10.2.3).
@@ -147,8 +196,8 @@ impl Reply {
         match self.outcome {
             _ if self.is_success() => None,
             Outcome::Answered { status, .. } => Some(format!("answered {status}")),
-            Outcome::Incomplete { status, failure } => Some(format!("answered {status}, then {}", failure.as_str())),
-            Outcome::Failed(failure) => Some(failure.as_str().to_owned()),
+            Outcome::Incomplete { status, failure } => Some(format!("answered {status}, then {failure}")),
+            Outcome::Failed(failure) => Some(failure.to_string()),
         }
     }
 }
@@ -158,11 +207,20 @@ mod tests {
     use super::*;
 
     #[test]
-    fn an_incomplete_answer_is_no_success_and_says_its_status() {
+    fn a_reply_says_whether_it_is_a_success_and_what_went_wrong() {
         let reply = |outcome| Reply { outcome, took: Duration::ZERO };
         let incomplete = reply(Outcome::Incomplete { status: 200, failure: Failure::Disconnected });
         assert_eq!((incomplete.is_success(), incomplete.status(), incomplete.class()), (false, Some(200), "disconnected"));
         assert_eq!(incomplete.error().as_deref(), Some("answered 200, then disconnected"));
+        for (failure, class, error) in [
+            (Failure::Timeout, "timeout", "timeout"),
+            (Failure::Tls(TlsFault::Expired), "tls", "tls: certificate expired"),
+            (Failure::Blocked(Forbidden::PlainHttp), "blocked", "blocked: plain HTTP is not allowed ([egress] allow_http decides)"),
+        ] {
+            let failed = reply(Outcome::Failed(failure));
+            assert_eq!((failed.is_success(), failed.status(), failed.class()), (false, None, class));
+            assert_eq!(failed.error().as_deref(), Some(error));
+        }
         for (status, success) in [(199, false), (200, true), (299, true), (300, false)] {
             let answered = reply(Outcome::Answered { status, retry_after: None });
             assert_eq!((answered.is_success(), answered.class() == "2xx", answered.error().is_none()), (success, success, success));

@@ -44,7 +44,7 @@ impl Egress {
         let start = Instant::now();
         let outcome = match self.guard.judge_url(&request.url) {
             Ok(()) => self.exchange(request, start + timeout).await,
-            Err(_) => Outcome::Failed(Failure::Blocked),
+            Err(forbidden) => Outcome::Failed(Failure::Blocked(forbidden)),
         };
         Reply { outcome, took: start.elapsed() }
     }
@@ -55,7 +55,7 @@ impl Egress {
     /// # Errors
     /// Why nobody answered within `timeout`.
     pub async fn reach(&self, url: &Url, timeout: Duration) -> Result<u16, Failure> {
-        self.guard.judge_url(url).map_err(|_| Failure::Blocked)?;
+        self.guard.judge_url(url).map_err(Failure::Blocked)?;
         let answer = tokio::time::timeout(timeout, self.client.head(url.clone()).send()).await.map_err(|_| Failure::Timeout)?;
         answer.map(|response| response.status().as_u16()).map_err(|error| classify(&error))
     }
