@@ -9,7 +9,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use callbackd::config::{Egress as EgressConfig, PrivateNetworks};
-use callbackd::domain::reply::{Failure, Outcome, Reply, RetryAfter};
+use callbackd::domain::reply::{Failure, Forbidden, Outcome, Reply, RetryAfter, TlsFault};
 use callbackd::domain::request::CallbackRequest;
 use callbackd::egress::Egress;
 use tokio::io::{AsyncReadExt as _, AsyncWriteExt as _};
@@ -107,8 +107,16 @@ fn answered(status: u16) -> Outcome {
     Outcome::Answered { status, retry_after: None }
 }
 
+fn incomplete(status: u16, failure: Failure) -> Outcome {
+    Outcome::Incomplete { status, failure }
+}
+
 fn assert_timely_timeout(reply: &Reply) {
     assert_eq!(reply.outcome, Outcome::Failed(Failure::Timeout));
+    assert_timely(reply);
+}
+
+fn assert_timely(reply: &Reply) {
     assert!(reply.took >= SHORT && reply.took < SHORT + Duration::from_secs(2), "{:?}", reply.took);
 }
 
@@ -137,7 +145,9 @@ async fn the_limit_covers_a_dripping_body() {
         drip(&mut stream).await;
     })
     .await;
-    assert_timely_timeout(&server.attempt(SHORT).await);
+    let reply = server.attempt(SHORT).await;
+    assert_eq!(reply.outcome, incomplete(200, Failure::Timeout));
+    assert_timely(&reply);
 }
 
 #[tokio::test]
@@ -196,27 +206,82 @@ async fn connections_are_used_again_up_to_the_limit_of_the_body_and_not_beyond()
 }
 
 #[tokio::test]
-async fn an_incomplete_answer_is_a_failure_even_after_a_200() {
+async fn a_2xx_whose_answer_breaks_off_is_incomplete() {
     for (answer, what) in [
         ("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf", "short body"),
+        ("HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\n", "no body"),
         ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n", "no last chunk"),
-        ("HTTP/1.1 200 OK\r\ncontent-le", "half a head"),
-        ("", "nothing"),
+        ("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\n4\r\nha", "half a chunk"),
     ] {
+        let server = Server::answering(answer).await;
+        let reply = server.attempt(LONG).await;
+        assert_eq!(reply.outcome, incomplete(200, Failure::Disconnected), "{what}");
+        assert!(!reply.is_success(), "{what}");
+    }
+}
+
+#[tokio::test]
+async fn an_answer_without_a_whole_head_is_none() {
+    for (answer, what) in [("HTTP/1.1 200 OK\r\ncontent-le", "half a head"), ("", "nothing")] {
         let server = Server::answering(answer).await;
         assert_eq!(server.attempt(LONG).await.outcome, Outcome::Failed(Failure::Disconnected), "{what}");
     }
 }
 
 #[tokio::test]
-async fn a_reset_within_the_body_is_a_failure_even_after_a_200() {
-    let server = Server::start(|mut stream| async move {
-        // Most of the request is left unread, so closing resets the connection.
-        let _ = stream.read_exact(&mut [0; 4]).await;
-        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\ncontent-length: 10\r\n\r\nhalf").await;
-    })
-    .await;
-    assert_eq!(server.attempt(LONG).await.outcome, Outcome::Failed(Failure::Disconnected));
+async fn a_body_without_length_ends_where_the_connection_does() {
+    for headers in ["", "connection: close\r\n", "transfer-encoding: identity\r\n"] {
+        let server = Server::answering(format!("HTTP/1.1 200 OK\r\n{headers}\r\nthanks")).await;
+        assert_eq!(server.attempt(LONG).await.outcome, answered(200), "{headers}");
+    }
+    let server = Server::answering("HTTP/1.0 200 OK\r\n\r\n").await;
+    assert_eq!(server.attempt(LONG).await.outcome, answered(200));
+}
+
+/// Statuses whose head alone decides what follows.
+const HEADS: [(&str, u16, Option<u64>); 4] = [
+    ("HTTP/1.1 410 Gone\r\n", 410, None),
+    ("HTTP/1.1 429 Too Many Requests\r\nretry-after: 120\r\n", 429, Some(120)),
+    ("HTTP/1.1 503 Service Unavailable\r\nretry-after: 120\r\n", 503, Some(120)),
+    ("HTTP/1.1 302 Found\r\nlocation: /\r\n", 302, None),
+];
+
+#[tokio::test]
+async fn the_head_of_a_failure_stands_whatever_becomes_of_its_body() {
+    for (head, status, seconds) in HEADS {
+        let retry_after = seconds.map(|seconds| RetryAfter::Delay(Duration::from_secs(seconds)));
+        for rest in [
+            "content-length: 10\r\n\r\nhalf",
+            "transfer-encoding: chunked\r\n\r\n4\r\nhalf\r\n",
+            "transfer-encoding: chunked\r\n\r\nnot a size\r\n",
+            "\r\nuntil the end",
+        ] {
+            let server = Server::answering(format!("{head}{rest}")).await;
+            assert_eq!(server.attempt(LONG).await.outcome, Outcome::Answered { status, retry_after }, "{head}{rest}");
+        }
+        let server = Server::start(move |mut stream| async move {
+            read_request(&mut stream).await;
+            let _ = stream.write_all(format!("{head}content-length: 10000\r\n\r\n").as_bytes()).await;
+            drip(&mut stream).await;
+        })
+        .await;
+        let reply = server.attempt(SHORT).await;
+        assert_eq!(reply.outcome, Outcome::Answered { status, retry_after }, "{head}");
+        assert_timely(&reply);
+    }
+}
+
+#[tokio::test]
+async fn a_reset_within_the_body_of_a_200_is_incomplete() {
+    for framing in ["content-length: 10\r\n", ""] {
+        let server = Server::start(move |mut stream| async move {
+            // Most of the request is left unread, so closing resets the connection.
+            let _ = stream.read_exact(&mut [0; 4]).await;
+            let _ = stream.write_all(format!("HTTP/1.1 200 OK\r\n{framing}\r\nhalf").as_bytes()).await;
+        })
+        .await;
+        assert_eq!(server.attempt(LONG).await.outcome, incomplete(200, Failure::Disconnected), "{framing}");
+    }
 }
 
 #[tokio::test]
@@ -226,12 +291,13 @@ async fn what_is_not_http_is_told_apart() {
         "HTTP/1.1 abc OK\r\n\r\n",
         "HTTP/1.1 099 Too Low\r\n\r\n",
         "HTTP/1.1 200 OK\r\ncontent-length: -1\r\n\r\n",
-        "HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nnot a size\r\n",
         "<html>no head</html>\r\n\r\n",
     ] {
         let server = Server::answering(answer).await;
         assert_eq!(server.attempt(LONG).await.outcome, Outcome::Failed(Failure::NotHttp), "{answer}");
     }
+    let server = Server::answering("HTTP/1.1 200 OK\r\ntransfer-encoding: chunked\r\n\r\nnot a size\r\n").await;
+    assert_eq!(server.attempt(LONG).await.outcome, incomplete(200, Failure::NotHttp));
     let headers: String = (0..200).map(|number| format!("x-{number}: y\r\n")).collect();
     let server = Server::answering(format!("HTTP/1.1 200 OK\r\n{headers}content-length: 0\r\n\r\n")).await;
     assert_eq!(server.attempt(LONG).await.outcome, Outcome::Failed(Failure::NotHttp));
@@ -256,13 +322,15 @@ async fn redirects_are_answers_and_not_followed() {
 }
 
 #[tokio::test]
-async fn retry_after_is_read_where_it_is_one_good_value() {
+async fn retry_after_is_the_first_value_that_can_be_read() {
     let delay = Some(RetryAfter::Delay(Duration::from_secs(120)));
     for (headers, expected) in [
         ("retry-after: 120\r\n", delay),
         ("Retry-After:   120  \r\n", delay),
-        ("retry-after: 120\r\nretry-after: 120\r\n", None),
-        ("retry-after: 120, 130\r\n", None),
+        ("retry-after: 120\r\nretry-after: 130\r\n", delay),
+        ("retry-after: soon\r\nretry-after: \u{fc}\r\nretry-after: 120\r\n", delay),
+        ("retry-after: 120, 130\r\n", delay),
+        ("retry-after: soon\r\nretry-after: -1\r\n", None),
         ("retry-after: soon\r\n", None),
         ("retry-after: \u{fc}\r\n", None),
         ("", None),
@@ -277,23 +345,32 @@ async fn a_refused_connection_an_unknown_name_and_a_failed_handshake_have_their_
     let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
     let free = listener.local_addr().unwrap();
     drop(listener);
-    let http = Server::answering("HTTP/1.1 400 Bad Request\r\ncontent-length: 0\r\n\r\n").await;
     let closing = Server::start(|stream| async move { drop(stream) }).await;
     let egress = egress(PrivateNetworks::Allowed);
     for (url, expected) in [
         (format!("http://{free}/"), Failure::Connect),
         ("http://does-not-exist.invalid/".to_owned(), Failure::Dns),
-        (format!("https://{}/", closing.address), Failure::Tls),
+        (format!("https://{}/", closing.address), Failure::Tls(TlsFault::Other)),
     ] {
         assert_eq!(egress.attempt(request(&url), LONG).await.outcome, Outcome::Failed(expected), "{url}");
     }
-    drop(http);
-    let plain = Server::start(|mut stream| async move {
-        let _ = stream.write_all(b"HTTP/1.1 400 Bad Request\r\n\r\n").await;
-        drain(stream).await;
-    })
-    .await;
-    assert_eq!(egress.attempt(request(&format!("https://{}/", plain.address)), LONG).await.outcome, Outcome::Failed(Failure::Tls));
+    // An alert is what a server says of TLS that it does not speak.
+    for (bytes, expected) in [
+        (b"HTTP/1.1 400 Bad Request\r\n\r\n".as_slice(), TlsFault::Other),
+        (b"\x15\x03\x01\x00\x02\x02\x46", TlsFault::Version), // protocol_version
+        (b"\x15\x03\x03\x00\x02\x02\x28", TlsFault::Version), // handshake_failure
+        (b"\x15\x03\x03\x00\x02\x02\x50", TlsFault::Other),   // internal_error
+    ] {
+        let server = Server::start(move |mut stream| async move {
+            let _ = stream.write_all(bytes).await;
+            drain(stream).await;
+        })
+        .await;
+        let url = format!("https://{}/", server.address);
+        let failed = Outcome::Failed(Failure::Tls(expected));
+        assert_eq!(egress.attempt(request(&url), LONG).await.outcome, failed, "{bytes:?}");
+        assert_eq!(egress.reach(&url.parse().unwrap(), LONG).await, Err(Failure::Tls(expected)), "{bytes:?}");
+    }
 }
 
 #[tokio::test]
@@ -324,7 +401,7 @@ async fn no_spelling_of_an_inner_address_is_dialled() {
         "LOCALHOST",
     ] {
         let reply = denied.attempt(request(&format!("http://{host}:{port}/")), LONG).await;
-        assert_eq!(reply.outcome, Outcome::Failed(Failure::Blocked), "{host}");
+        assert_eq!(reply.outcome, Outcome::Failed(Failure::Blocked(Forbidden::Address)), "{host}");
     }
     assert_eq!(canary.accepted.load(Ordering::SeqCst), 0);
     // The canary can sing.
@@ -337,7 +414,9 @@ async fn no_spelling_of_an_inner_address_is_dialled() {
 async fn plain_http_is_refused_unless_allowed() {
     let canary = server_with_body(0).await;
     let egress = Egress::new(&EgressConfig { allow_http: false, private: PrivateNetworks::Allowed }).unwrap();
-    assert_eq!(egress.attempt(request(&canary.url()), LONG).await.outcome, Outcome::Failed(Failure::Blocked));
+    let blocked = Failure::Blocked(Forbidden::PlainHttp);
+    assert_eq!(egress.attempt(request(&canary.url()), LONG).await.outcome, Outcome::Failed(blocked));
+    assert_eq!(egress.reach(&canary.url().parse().unwrap(), LONG).await, Err(blocked));
     assert_eq!(canary.accepted.load(Ordering::SeqCst), 0);
 }
 

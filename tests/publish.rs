@@ -2,7 +2,9 @@
 
 mod support;
 
+use std::io::Write as _;
 use std::path::PathBuf;
+use std::process::{Command, Stdio};
 use std::time::{Duration, Instant};
 
 use callbackd::broker::{Topology, connect};
@@ -15,7 +17,7 @@ use support::{Amqp, Vhost, config_for, parsed};
 const SOON: Duration = Duration::from_secs(15);
 
 struct Stage {
-    _vhost: Vhost,
+    vhost: Vhost,
     config: Config,
     amqp: Amqp,
     folder: tempfile::TempDir,
@@ -28,7 +30,7 @@ impl Stage {
         let connection = connect(&config.broker, "test").await.expect("a connection");
         Topology::new(&config).declare(&connection, config.broker.timeout).await.expect("declared");
         let amqp = vhost.connect().await;
-        Self { _vhost: vhost, config, amqp, folder: tempfile::tempdir().expect("a folder") }
+        Self { vhost, config, amqp, folder: tempfile::tempdir().expect("a folder") }
     }
 
     fn file(&self, text: &str) -> PathBuf {
@@ -114,6 +116,28 @@ async fn repeats_at_the_rate_that_was_asked_for() {
     assert!(arrived.iter().all(|message| message.body == b"{\"id\":\"evt-1\"}"));
     let (_, result) = stage.run(&["--source", "ident", "--repeat", "2", "-"]).await;
     assert!(matches!(result, Err(CliError::Usage(_))));
+}
+
+#[tokio::test]
+async fn an_event_from_a_pipe_goes_out_while_the_pipe_is_open() {
+    let stage = Stage::set().await;
+    let config = stage.folder.path().join("callbackd.toml");
+    let source = "[[source]]\nname = \"ident\"\nexchange = \"ident.events\"\n";
+    std::fs::write(&config, format!("[broker]\nurl = \"{}\"\n{source}", stage.vhost.url())).expect("a configuration");
+    let mut command = Command::new(env!("CARGO_BIN_EXE_callbackd"));
+    command.arg("--config").arg(&config).args(["publish", "-"]).stdin(Stdio::piped()).stdout(Stdio::piped());
+    let mut publishing = command.spawn().expect("the program");
+    let mut pipe = publishing.stdin.take().expect("its standard input");
+    for body in ["{\"a\":1}", "{\"b\":2}"] {
+        pipe.write_all(body.as_bytes()).expect("it reads");
+        let arrived = stage.amqp.drain_when("callbacks.ident", 1, SOON).await;
+        assert_eq!(arrived[0].body, body.as_bytes());
+    }
+    assert!(publishing.try_wait().expect("a process").is_none(), "it ended before the pipe did");
+    drop(pipe);
+    let output = tokio::task::spawn_blocking(|| publishing.wait_with_output()).await.expect("a thread").expect("a process");
+    assert!(output.status.success());
+    assert_eq!(String::from_utf8_lossy(&output.stdout), "published 2, failed 0\n");
 }
 
 /// Figures for the documentation: `cargo test --test publish -- --ignored --nocapture how_fast`.

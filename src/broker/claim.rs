@@ -72,11 +72,11 @@ pub enum Proof {
 pub struct Delivered(());
 
 impl Delivered {
-    /// Only an answer of 200 to 299 is one.
+    /// Only a complete answer of 200 to 299 is one.
     #[must_use]
     #[allow(dead_code, reason = "made by egress alone")]
     pub(crate) fn from_reply(reply: &Reply) -> Option<Self> {
-        matches!(reply.status(), Some(200..=299)).then_some(Self(()))
+        reply.is_success().then_some(Self(()))
     }
 }
 

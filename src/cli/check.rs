@@ -5,10 +5,13 @@ use std::path::PathBuf;
 use futures_util::{StreamExt as _, stream};
 
 use super::CliError;
-use crate::broker::{Topology, connect};
+use crate::broker::{Topology, TopologyError, connect};
 use crate::config::{self, Config, locate::locate};
 use crate::domain::integrator::{Directory, Endpoint};
 use crate::egress::Egress;
+
+/// What a look that changes nothing does not prove.
+const UNSEEN: &str = "whether what is there has the right arguments and bindings cannot be seen without declaring it";
 
 /// Endpoints that are asked at one time.
 const AT_ONCE: usize = 16;
@@ -16,7 +19,7 @@ const AT_ONCE: usize = 16;
 /// Says whether the configuration and the integrators' file are good; all that is wrong at once.
 #[derive(Debug, clap::Args)]
 pub struct Check {
-    /// Also ask the broker for its exchanges and queues, and each endpoint whether it answers (a HEAD request that says nothing)
+    /// Also ask the broker for its exchanges and queues (not for their arguments, which nobody can see), and each endpoint whether it answers (a HEAD request that says nothing)
     #[arg(long)]
     online: bool,
 }
@@ -49,16 +52,19 @@ async fn ask_broker(config: &Config) -> Result<(), CliError> {
     let connection = connect(&config.broker, "check").await?;
     let found = Topology::new(config).check(&connection, config.broker.timeout).await;
     let _ = tokio::time::timeout(config.broker.timeout, connection.close(200, "OK".into())).await;
+    println!("{}", judged(found, config).map_err(CliError::Failed)?);
+    Ok(())
+}
+
+/// What a look at the broker means. Only what does not exist yet is for `run` to mend; anything else would stop it too.
+fn judged(found: Result<usize, TopologyError>, config: &Config) -> Result<String, String> {
+    let url = &config.broker.url;
     match found {
-        Ok(objects) => {
-            println!("ok: broker {}, {objects} exchanges and queues are there", config.broker.url);
-            Ok(())
+        Ok(objects) => Ok(format!("ok: broker {url}, {objects} exchanges and queues are there ({UNSEEN})")),
+        Err(missing @ TopologyError::Missing(_)) if config.broker.declare => {
+            Ok(format!("broker {url}: {missing}\n(`callbackd run` declares what is missing, as broker.declare is true; {UNSEEN})"))
         }
-        Err(missing) if config.broker.declare => {
-            println!("broker {}: {missing}\n(`callbackd run` declares what is missing, as broker.declare is true)", config.broker.url);
-            Ok(())
-        }
-        Err(missing) => Err(CliError::Failed(format!("broker {}: {missing}", config.broker.url))),
+        Err(wrong) => Err(format!("broker {url}: {wrong}")),
     }
 }
 
@@ -79,7 +85,7 @@ async fn ask_endpoints(config: &Config, directory: &Directory) -> Result<usize, 
             Ok(status) => println!("ok: {integrator}/{id} at {url} answers (HEAD: {status})"),
             Err(failure) => {
                 silent += 1;
-                println!("no answer: {integrator}/{id} at {url}: {}", failure.as_str());
+                println!("no answer: {integrator}/{id} at {url}: {failure}");
             }
         }
     }
@@ -88,4 +94,28 @@ async fn ask_endpoints(config: &Config, directory: &Directory) -> Result<usize, 
 
 fn counted(count: usize, what: &str) -> String {
     format!("{count} {what}{}", if count == 1 { "" } else { "s" })
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn config(declare: bool) -> Config {
+        let folder = tempfile::tempdir().unwrap();
+        let path = folder.path().join("callbackd.toml");
+        let text = format!("[broker]\nurl = \"amqp://broker.example\"\ndeclare = {declare}\n[[source]]\nname = \"a\"\nexchange = \"a\"\n");
+        std::fs::write(&path, text).unwrap();
+        config::load(&path, std::iter::empty()).unwrap()
+    }
+
+    #[test]
+    fn only_missing_objects_are_for_run_to_mend_and_only_where_it_declares() {
+        let missing = || Err(TopologyError::Missing(Vec::new()));
+        assert!(judged(missing(), &config(true)).unwrap().contains("`callbackd run` declares what is missing"));
+        assert!(judged(missing(), &config(false)).is_err());
+        for wrong in [TopologyError::Differs(Vec::new()), TopologyError::Denied(Vec::new()), TopologyError::Failed(Vec::new())] {
+            assert!(judged(Err(wrong), &config(true)).is_err());
+        }
+        assert!(judged(Ok(3), &config(true)).unwrap().ends_with(&format!("3 exchanges and queues are there ({UNSEEN})")));
+    }
 }

@@ -5,16 +5,21 @@ use std::num::NonZeroU32;
 use std::path::PathBuf;
 use std::time::Duration;
 
+use futures_util::future;
 use futures_util::stream::{self, StreamExt as _};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::CliError;
-use super::event_file::{EventFile, EventFiles, FileProperties};
+use super::event_file::{BadEventFile, EventFile, EventFiles, FileProperties};
 use super::outlet::{Letterhead, Outlet};
 use super::terminal::{line, progress};
 use crate::config::Config;
+
+/// Events that are read before it is their turn; as each may be large, no more than keep the publishing going.
+const AHEAD: usize = 4;
 
 /// Publishes events from files (`-`: standard input), each confirmed by the broker. An event that no queue takes has failed.
 #[derive(Debug, clap::Args)]
@@ -69,18 +74,17 @@ impl Publish {
         let outlet = Outlet::open(&config.broker, "publish").await?;
         let bar = progress(0);
         let (mut published, mut failed, mut unreadable) = (0_u64, 0_u64, None);
-        let numbered = self.events().zip(1_u64..).map_while(|(event, number)| match event {
-            Ok(event) => Some((number, event)),
-            Err(error) => {
-                unreadable = Some(error);
-                None
-            }
+        let mut read = self.read_ahead();
+        let events = stream::poll_fn(move |context| read.poll_recv(context)).filter_map(|event| {
+            let event = event.map_err(|error| unreadable = Some(error));
+            future::ready(event.ok())
         });
-        let paced = stream::iter(numbered).then(pace(self.rate));
+        let paced = events.then(pace(self.rate));
         let mut results = paced
-            .map(|(number, event)| {
+            .enumerate()
+            .map(|(index, event)| {
                 let sent = send(&outlet, &target, event);
-                async move { (number, sent.await) }
+                async move { (index + 1, sent.await) }
             })
             .buffer_unordered(config.broker.publish_channels.max(1));
         while let Some((number, result)) = results.next().await {
@@ -118,18 +122,35 @@ impl Publish {
         Ok(Target { exchange: source.exchange.clone(), routing_key: source.name.to_string(), by_topic: true })
     }
 
-    /// Every event of every file, read when it is its turn. Ends after the first that cannot be read.
-    fn events(&self) -> impl Iterator<Item = Result<EventFile, String>> {
-        let files = (0..self.repeat.get()).flat_map(|_| self.files.iter());
-        files.flat_map(|path| {
-            let named = move |error: super::event_file::BadEventFile| format!("{}: {error}", path.display());
-            let (events, fault) = match EventFiles::open(path) {
-                Ok(events) => (Some(events), None),
-                Err(error) => (None, Some(Err(named(error)))),
-            };
-            events.into_iter().flatten().map(move |event| event.map_err(named)).chain(fault)
-        })
+    /// The events, read a few ahead. A file may be a pipe that nobody writes to for a while: reading it on this thread, which
+    /// is the only one, would stop what is being published and the connection's heartbeats.
+    fn read_ahead(&self) -> mpsc::Receiver<Result<EventFile, String>> {
+        let (sender, receiver) = mpsc::channel(AHEAD);
+        let (files, repeat) = (self.files.clone(), self.repeat);
+        tokio::task::spawn_blocking(move || {
+            for event in events(&files, repeat) {
+                let unreadable = event.is_err();
+                // Nobody takes it once the command has ended.
+                if sender.blocking_send(event).is_err() || unreadable {
+                    break;
+                }
+            }
+        });
+        receiver
     }
+}
+
+/// Every event of every file, read when it is its turn.
+fn events(files: &[PathBuf], repeat: NonZeroU32) -> impl Iterator<Item = Result<EventFile, String>> {
+    let files = (0..repeat.get()).flat_map(move |_| files);
+    files.flat_map(|path| {
+        let named = move |error: BadEventFile| format!("{}: {error}", path.display());
+        let (events, fault) = match EventFiles::open(path) {
+            Ok(events) => (Some(events), None),
+            Err(error) => (None, Some(Err(named(error)))),
+        };
+        events.into_iter().flatten().map(move |event| event.map_err(named)).chain(fault)
+    })
 }
 
 async fn send(outlet: &Outlet, target: &Target, event: EventFile) -> Result<(), String> {

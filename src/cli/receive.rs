@@ -6,8 +6,10 @@ mod show;
 mod signature;
 
 use std::collections::{HashMap, VecDeque};
-use std::io::Write;
+use std::fs::File;
+use std::io::{Read as _, Write};
 use std::net::SocketAddr;
+use std::path::{Path, PathBuf};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 use std::time::Duration;
 
@@ -31,6 +33,8 @@ use crate::domain::sign::SigningSecret;
 const BODY_LIMIT: usize = 64 * 1024 * 1024;
 /// Messages whose failures are remembered for `--fail-first`; the oldest is forgotten first.
 const REMEMBERED: usize = 100_000;
+/// Bytes of a secret's file that are read; no secret is as long.
+const SECRET_LIMIT: u64 = 64 * 1024;
 /// How long a stop waits for answers under way.
 const STOP_LIMIT: Duration = Duration::from_secs(2);
 
@@ -44,6 +48,12 @@ pub struct Receive {
     /// signature is answered 401
     #[arg(long = "secret", value_name = "SECRET")]
     pub secrets: Vec<SecretString>,
+    /// The same, from an environment variable: unlike an argument, it is not shown by ps
+    #[arg(long = "secret-env", value_name = "NAME")]
+    pub secrets_env: Vec<String>,
+    /// The same, from a file
+    #[arg(long = "secret-file", value_name = "PATH")]
+    pub secrets_file: Vec<PathBuf>,
     /// Answer 503 to the first N attempts of each message (each webhook-id)
     #[arg(long, value_name = "N", default_value_t = 0)]
     pub fail_first: u32,
@@ -62,9 +72,12 @@ pub struct Receive {
     /// Take requests and never answer
     #[arg(long)]
     pub hang: bool,
-    /// Print one JSON object a line
+    /// Print one JSON object a line, with all headers
     #[arg(long)]
     pub json: bool,
+    /// Show all headers of each request, secret ones too
+    #[arg(long)]
+    pub headers: bool,
     /// Stop, with exit code 0, after N requests that were answered with a 2xx
     #[arg(long, value_name = "N", value_parser = clap::value_parser!(u64).range(1..))]
     pub count: Option<u64>,
@@ -117,8 +130,7 @@ struct Progress {
 
 impl Receiver {
     fn new(plays: Receive, out: Box<dyn Write + Send>) -> Result<Arc<Self>, CliError> {
-        let secrets = plays.secrets.iter().map(|text| SigningSecret::parse(text.expose_secret()));
-        let secrets = secrets.collect::<Result<_, _>>().map_err(|fault| CliError::Usage(format!("--secret {fault}")))?;
+        let secrets = secrets(&plays)?;
         let state = Progress { out, failures: HashMap::new(), order: VecDeque::new(), good: 0 };
         Ok(Arc::new(Self { plays, secrets, state: state.into(), enough: CancellationToken::new() }))
     }
@@ -164,15 +176,20 @@ impl Receiver {
         StatusCode::OK
     }
 
-    /// Prints a request with its answer and counts it.
-    fn record(&self, seen: &Seen, status: Option<StatusCode>) {
-        let mut state = self.state();
+    /// Prints a request with its answer, or the answer that is planned for it.
+    fn show(&self, seen: &Seen, status: Option<StatusCode>) {
         let status = status.map(|status| status.as_u16());
         let name = self.plays.name.as_deref();
-        let text = if self.plays.json { show::json(seen, status, name) } else { show::block(seen, status, name) };
+        let text = if self.plays.json { show::json(seen, status, name) } else { show::block(seen, status, name, self.plays.headers) };
+        let mut state = self.state();
         // Nobody reads any more: go on answering, the sender is not to suffer.
         let _ = state.out.write_all(text.as_bytes()).and_then(|()| state.out.flush());
-        if matches!(status, Some(200..=299)) {
+    }
+
+    /// Counts an answer that goes out.
+    fn count(&self, status: StatusCode) {
+        if status.is_success() {
+            let mut state = self.state();
             state.good += 1;
             if self.plays.count.is_some_and(|count| state.good >= count) {
                 self.enough.cancel();
@@ -204,19 +221,44 @@ async fn answer(State(receiver): State<Arc<Receiver>>, request: Request) -> Resp
     let Ok(body) = to_bytes(body, BODY_LIMIT).await else { return StatusCode::PAYLOAD_TOO_LARGE.into_response() };
     let seen = Seen::new(&head, body, &receiver.secrets, clock::now());
     if receiver.plays.hang {
-        receiver.record(&seen, None);
+        receiver.show(&seen, None);
         return std::future::pending().await;
     }
     let status = receiver.status(&seen);
+    // Before the delay: a sender that gives up meanwhile ends this function where it waits.
+    receiver.show(&seen, Some(status));
     if let Some(delay) = receiver.plays.delay {
         tokio::time::sleep(delay).await;
     }
-    receiver.record(&seen, Some(status));
+    receiver.count(status);
     let mut response = status.into_response();
     if let Some(seconds) = receiver.plays.retry_after.filter(|_| !status.is_success()) {
         response.headers_mut().insert(header::RETRY_AFTER, HeaderValue::from(seconds));
     }
     response
+}
+
+/// All secrets, wherever they come from. No error repeats one.
+fn secrets(plays: &Receive) -> Result<Vec<SigningSecret>, CliError> {
+    let arguments = plays.secrets.iter().map(|secret| ("--secret".to_owned(), Ok(secret.clone())));
+    let variables = plays.secrets_env.iter().map(|name| {
+        let read = std::env::var(name).map_err(|_| "is not set (or is not UTF-8)".to_owned());
+        (format!("--secret-env {name}"), read.map(SecretString::from))
+    });
+    let files = plays.secrets_file.iter().map(|path| (format!("--secret-file {}", path.display()), secret_in(path)));
+    let parsed = arguments.chain(variables).chain(files).map(|(from, secret)| {
+        let secret = secret.and_then(|secret| SigningSecret::parse(secret.expose_secret()).map_err(|fault| fault.to_string()));
+        secret.map_err(|fault| CliError::Usage(format!("{from} {fault}")))
+    });
+    parsed.collect()
+}
+
+/// The text of a small file, whose last line break is no part of it.
+fn secret_in(path: &Path) -> Result<SecretString, String> {
+    let mut text = String::new();
+    let read = File::open(path).and_then(|file| file.take(SECRET_LIMIT).read_to_string(&mut text));
+    read.map_err(|error| format!("cannot be read: {error}"))?;
+    Ok(text.trim_end_matches(['\r', '\n']).into())
 }
 
 fn duration(text: &str) -> Result<Duration, String> {
@@ -274,6 +316,10 @@ mod tests {
         }
 
         async fn post(&self, webhook_id: &str, headers: &[(&'static str, &str)]) -> Outcome {
+            self.post_within(Duration::from_secs(5), webhook_id, headers).await
+        }
+
+        async fn post_within(&self, limit: Duration, webhook_id: &str, headers: &[(&'static str, &str)]) -> Outcome {
             let egress = Egress::new(&EgressConfig { allow_http: true, private: PrivateNetworks::Allowed }).unwrap();
             let mut map = axum::http::HeaderMap::new();
             for (name, value) in headers.iter().chain(&[("webhook-id", webhook_id)]) {
@@ -281,7 +327,7 @@ mod tests {
             }
             let url = format!("http://{}/hook", self.address).parse().unwrap();
             let request = CallbackRequest { url, headers: map, body: "[1]".into(), webhook_id: webhook_id.into() };
-            egress.attempt(request, Duration::from_secs(5)).await.outcome
+            egress.attempt(request, limit).await.outcome
         }
 
         fn lines(&self) -> Vec<serde_json::Value> {
@@ -316,7 +362,9 @@ mod tests {
     #[tokio::test]
     async fn refuses_what_is_not_signed_where_it_has_a_secret() {
         let secret = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
-        let receiver = Running::start(&["--secret", secret]).await;
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, format!("{secret}\r\n")).unwrap();
+        let receiver = Running::start(&["--secret-file", file.path().to_str().unwrap()]).await;
         let now = clock::now();
         let signature = crate::domain::sign::sign(&[SigningSecret::parse(secret).unwrap()], "m", now, b"[1]").unwrap();
         let timestamp = now.seconds().to_string();
@@ -338,11 +386,32 @@ mod tests {
         assert_eq!(receiver.post("m", &[]).await, answered(503, None));
     }
 
+    #[tokio::test]
+    async fn an_attempt_that_is_given_up_during_the_delay_shows_and_does_not_count() {
+        let receiver = Running::start(&["--delay", "60s", "--count", "1"]).await;
+        let given_up = receiver.post_within(Duration::from_millis(200), "m", &[("traceparent", "00-x")]).await;
+        assert_eq!(given_up, Outcome::Failed(crate::domain::reply::Failure::Timeout));
+        let lines = receiver.lines();
+        assert_eq!((lines.len(), &lines[0]["status"], &lines[0]["headers"]["traceparent"]), (1, &200.into(), &"00-x".into()));
+        assert!(!receiver.served.is_finished());
+    }
+
     #[test]
     fn a_bad_secret_is_not_repeated() {
-        let line = Line::try_parse_from(["receive", "--secret", "hunter2"]).unwrap();
-        let fault = Receiver::new(line.receive, Box::new(Vec::new())).err().unwrap();
-        assert_eq!(fault.to_string(), "--secret does not start with `whsec_`");
+        let file = tempfile::NamedTempFile::new().unwrap();
+        std::fs::write(&file, "hunter2").unwrap();
+        let path = file.path().to_str().unwrap();
+        for (arguments, expected) in [
+            (["--secret", "hunter2"], "--secret does not start with `whsec_`".to_owned()),
+            (["--secret-file", path], format!("--secret-file {path} does not start with `whsec_`")),
+            // Every process of the tests has one, and it is no secret.
+            (["--secret-env", "CARGO_MANIFEST_DIR"], "--secret-env CARGO_MANIFEST_DIR does not start with `whsec_`".to_owned()),
+            (["--secret-env", "NO_SUCH_VARIABLE"], "--secret-env NO_SUCH_VARIABLE is not set (or is not UTF-8)".to_owned()),
+        ] {
+            let line = Line::try_parse_from([&["receive"], arguments.as_slice()].concat()).unwrap();
+            let fault = Receiver::new(line.receive, Box::new(Vec::new())).err().unwrap();
+            assert_eq!(fault.to_string(), expected);
+        }
     }
 
     #[test]

@@ -10,8 +10,8 @@ use crate::config::{self, locate::locate};
 use crate::domain::decode::decode;
 use crate::domain::event::Event;
 use crate::domain::format::{Format, Rendering, render};
-use crate::domain::integrator::{Directory, Endpoint};
-use crate::domain::names::{EndpointId, IntegratorKey};
+use crate::domain::integrator::{Directory, Endpoint, SkipReason};
+use crate::domain::names::{EndpointId, IntegratorKey, Topic};
 use crate::domain::request::{Attempt, compose};
 use crate::domain::route::{Route, route};
 use crate::egress::as_sent;
@@ -72,9 +72,12 @@ impl Render {
     fn print_event(&self, file: &EventFile, directory: &Directory, output: &mut Output<'_>) -> Result<(), String> {
         let event = self.event(file)?;
         if let Some(format) = self.format {
+            if let Some(reason) = skipped(format, &event.topic) {
+                return note(&format!("{}: skipped: {}", event.id, reason.as_str()), output);
+            }
             return match body(format, &event)? {
                 Some(body) => write_body(&body, output),
-                None => note(&format!("{}: nothing to send as {format}: it has no records", event.id), output),
+                None => note(&format!("{}: skipped: {}", event.id, SkipReason::NoRecords.as_str()), output),
             };
         }
         let only = self.endpoint.as_deref().map(EndpointId::try_new).transpose().map_err(|fault| format!("--endpoint {fault}"))?;
@@ -110,7 +113,7 @@ impl Render {
     fn print_request(&self, endpoint: &Endpoint, event: &Event, output: &mut Output<'_>) -> Result<(), String> {
         let name = format!("{}/{}", endpoint.integrator, endpoint.id);
         let Some(body) = body(endpoint.format, event).map_err(|reason| format!("{name}: {reason}"))? else {
-            return note(&format!("{name}: skipped: no_records"), output);
+            return note(&format!("{name}: skipped: {}", SkipReason::NoRecords.as_str()), output);
         };
         if self.body_only {
             return write_body(&body, output);
@@ -121,6 +124,12 @@ impl Render {
         let text = as_sent(&request, self.show_secrets);
         output.requests.write_all(&text).and_then(|()| output.requests.write_all(b"\n\n")).map_err(|error| error.to_string())
     }
+}
+
+/// Why an endpoint of this format that wants every topic would be skipped; the same as [`Endpoint::takes`], without an
+/// endpoint.
+fn skipped(format: Format, topic: &Topic) -> Option<SkipReason> {
+    (format == Format::Classic && topic.as_str() != Topic::COMPLIANCE_RECORD).then_some(SkipReason::NoClassicForm)
 }
 
 fn body(format: Format, event: &Event) -> Result<Option<Vec<u8>>, String> {
@@ -225,8 +234,18 @@ mod tests {
         let folder = folder(r#"{"topic":"identResult","a":1.0}"#);
         fs::remove_file(folder.path().join("callbackd.toml")).unwrap();
         assert_eq!(run(folder.path(), &["--format", "topic"]).0, "[{\"topic\":\"identResult\",\"a\":1.0}]\n");
-        let error = run(folder.path(), &["--format", "classic"]).2;
-        assert_eq!(error.as_deref(), Some("event 1: has no classic form: the event has no array of records"));
+    }
+
+    #[test]
+    fn what_has_no_classic_form_is_skipped_and_no_failure() {
+        // Of the second, the array would make classic records; of the third, none; the last has them and they are broken.
+        let custom = format!(r#"{{"id":"e2","integrator":"acme","topic":"custom","data":[{RECORD}]}}"#);
+        let empty = r#"{"id":"e3","integrator":"acme","topic":"complianceRecord","data":[]}"#;
+        let broken = r#"{"id":"e4","integrator":"acme","topic":"complianceRecord","data":[1]}"#;
+        let folder = folder(&format!(r#"{{"topic":"identResult","id":"e1"}} {custom} {empty} {broken}"#));
+        let (bodies, notes, error) = run(folder.path(), &["--format", "classic"]);
+        assert_eq!((bodies.as_str(), error.as_deref()), ("", Some("event 4: has no classic form: record 0 is not an object")));
+        assert_eq!(notes, "e1: skipped: no_classic_form\ne2: skipped: no_classic_form\ne3: skipped: no_records\n");
     }
 
     #[test]

@@ -93,7 +93,7 @@ pub fn decide(history: &History, reply: &Reply, rules: Rules<'_>, now: Timestamp
     match reply.outcome {
         Outcome::Answered { status: 200..=299, .. } => return Verdict::Delivered,
         Outcome::Answered { status: 410, .. } => return Verdict::Dead(DeadReason::Gone),
-        Outcome::Answered { .. } | Outcome::Failed(_) => {}
+        Outcome::Answered { .. } | Outcome::Incomplete { .. } | Outcome::Failed(_) => {}
     }
     if rules.policy.max_attempts.is_some_and(|limit| history.attempts >= limit) {
         return Verdict::Dead(DeadReason::Exhausted);

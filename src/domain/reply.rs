@@ -1,5 +1,6 @@
 //! What came of one attempt to call an endpoint. A bad answer is a value here, never an error.
 
+use std::fmt;
 use std::time::{Duration, SystemTime};
 
 use super::time::Timestamp;
@@ -16,18 +17,26 @@ pub struct Reply {
 /// What an endpoint did with a request.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Outcome {
-    /// It answered, completely or up to the response limit.
+    /// It answered: a 2xx completely or up to the response limit, any other status at least with its head.
     Answered {
         /// The HTTP status.
         status: u16,
         /// The header `retry-after`, where it could be read.
         retry_after: Option<RetryAfter>,
     },
-    /// There was no complete answer.
+    /// It answered with a 2xx, and the rest of the answer did not come: no proof that it has the delivery.
+    Incomplete {
+        /// The HTTP status.
+        status: u16,
+        /// What ended the answer.
+        failure: Failure,
+    },
+    /// There was no answer.
     Failed(Failure),
 }
 
-/// Why there was no complete answer. A closed set: it labels metrics and dead letters.
+/// Why there was no answer, or none that is complete. A closed set: its names label metrics, and its texts, which say more,
+/// stand in logs and dead letters.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 pub enum Failure {
     /// The total time limit ended before the answer did.
@@ -36,10 +45,10 @@ pub enum Failure {
     Dns,
     /// No connection could be made.
     Connect,
-    /// The TLS handshake failed.
-    Tls,
+    /// TLS failed.
+    Tls(TlsFault),
     /// Our own rules forbid the address or the URL.
-    Blocked,
+    Blocked(Forbidden),
     /// The connection broke before the answer was complete.
     Disconnected,
     /// What came back is not HTTP.
@@ -49,20 +58,67 @@ pub enum Failure {
 }
 
 impl Failure {
-    /// The name in logs, metrics and headers.
+    /// The name in metrics, without the detail that the text has.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
         match self {
             Self::Timeout => "timeout",
             Self::Dns => "dns",
             Self::Connect => "connect",
-            Self::Tls => "tls",
-            Self::Blocked => "blocked",
+            Self::Tls(_) => "tls",
+            Self::Blocked(_) => "blocked",
             Self::Disconnected => "disconnected",
             Self::NotHttp => "not_http",
             Self::Other => "other",
         }
     }
+}
+
+impl fmt::Display for Failure {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        match self {
+            Self::Tls(fault) => write!(f, "tls: {fault}"),
+            Self::Blocked(forbidden) => write!(f, "blocked: {forbidden}"),
+            other => f.write_str(other.as_str()),
+        }
+    }
+}
+
+/// What is wrong with an endpoint's TLS, as far as its operator can do something about it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum TlsFault {
+    /// The certificate's time is over.
+    #[error("certificate expired")]
+    Expired,
+    /// The certificate's time has not come, or our clock is wrong.
+    #[error("certificate not valid yet")]
+    NotValidYet,
+    /// No authority that we trust has signed the certificate; often an intermediate certificate is not sent.
+    #[error("certificate of an unknown issuer")]
+    UnknownIssuer,
+    /// The certificate is for other hosts.
+    #[error("certificate for another name")]
+    WrongName,
+    /// No version of TLS, or no cipher suite, that both sides speak; we want 1.2 or later.
+    #[error("no common version or cipher")]
+    Version,
+    /// Anything else, such as a host that does not speak TLS at that port.
+    #[error("handshake failed")]
+    Other,
+}
+
+/// Our rules forbid this address or URL. Does not repeat it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
+pub enum Forbidden {
+    /// Not on the public internet, and not in an allowed network.
+    #[error("the address is not on the public internet ([egress] allow_private_networks decides)")]
+    Address,
+    /// Plain HTTP.
+    #[error("plain HTTP is not allowed ([egress] allow_http decides)")]
+    PlainHttp,
+    /// Not a URL for HTTP, or without a host.
+    #[error("the URL is not one to call")]
+    Url,
 }
 
 /// When the endpoint wants to be asked again (RFC 9110, section 10.2.3).
@@ -75,10 +131,16 @@ pub enum RetryAfter {
 }
 
 impl RetryAfter {
-    /// Reads the header's value: seconds, or an HTTP date in any of the three forms of RFC 9110. Anything else, negative
-    /// numbers and fractions among it, is `None`: the schedule then decides alone.
+    /// Reads the header's value: seconds, or an HTTP date in any of the three forms of RFC 9110; of a list, which is what
+    /// several headers become on their way, the first that can be read. Anything else, negative numbers and fractions
+    /// among it, is `None`: the schedule then decides alone.
     #[must_use]
     pub fn parse(value: &str) -> Option<Self> {
+        // A date has a comma in it.
+        Self::parse_one(value).or_else(|| value.split(',').find_map(Self::parse_one))
+    }
+
+    fn parse_one(value: &str) -> Option<Self> {
         let value = value.trim();
         if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {
             // More digits than fit are still "later than any cap".
@@ -100,11 +162,17 @@ impl RetryAfter {
 }
 
 impl Reply {
-    /// The HTTP status, where there was one.
+    /// Whether the endpoint has the delivery: only a complete 2xx says so.
+    #[must_use]
+    pub const fn is_success(&self) -> bool {
+        matches!(self.outcome, Outcome::Answered { status: 200..=299, .. })
+    }
+
+    /// The HTTP status, where there was one. An incomplete answer has one too: ask [`Self::is_success`] for success.
     #[must_use]
     pub const fn status(&self) -> Option<u16> {
         match self.outcome {
-            Outcome::Answered { status, .. } => Some(status),
+            Outcome::Answered { status, .. } | Outcome::Incomplete { status, .. } => Some(status),
             Outcome::Failed(_) => None,
         }
     }
@@ -113,22 +181,23 @@ impl Reply {
     #[must_use]
     pub const fn class(&self) -> &'static str {
         match self.outcome {
-            Outcome::Answered { status: 200..=299, .. } => "2xx",
+            _ if self.is_success() => "2xx",
             Outcome::Answered { status: 300..=399, .. } => "3xx",
             Outcome::Answered { status: 400..=499, .. } => "4xx",
             Outcome::Answered { status: 500..=599, .. } => "5xx",
             Outcome::Answered { .. } => "other_status",
-            Outcome::Failed(failure) => failure.as_str(),
+            Outcome::Incomplete { failure, .. } | Outcome::Failed(failure) => failure.as_str(),
         }
     }
 
-    /// A short text on what went wrong, free of anything that the endpoint wrote; `None` for a 2xx.
+    /// A short text on what went wrong, free of anything that the endpoint wrote; `None` for a success.
     #[must_use]
     pub fn error(&self) -> Option<String> {
         match self.outcome {
-            Outcome::Answered { status: 200..=299, .. } => None,
+            _ if self.is_success() => None,
             Outcome::Answered { status, .. } => Some(format!("answered {status}")),
-            Outcome::Failed(failure) => Some(failure.as_str().to_owned()),
+            Outcome::Incomplete { status, failure } => Some(format!("answered {status}, then {failure}")),
+            Outcome::Failed(failure) => Some(failure.to_string()),
         }
     }
 }
@@ -138,11 +207,35 @@ mod tests {
     use super::*;
 
     #[test]
+    fn a_reply_says_whether_it_is_a_success_and_what_went_wrong() {
+        let reply = |outcome| Reply { outcome, took: Duration::ZERO };
+        let incomplete = reply(Outcome::Incomplete { status: 200, failure: Failure::Disconnected });
+        assert_eq!((incomplete.is_success(), incomplete.status(), incomplete.class()), (false, Some(200), "disconnected"));
+        assert_eq!(incomplete.error().as_deref(), Some("answered 200, then disconnected"));
+        for (failure, class, error) in [
+            (Failure::Timeout, "timeout", "timeout"),
+            (Failure::Tls(TlsFault::Expired), "tls", "tls: certificate expired"),
+            (Failure::Blocked(Forbidden::PlainHttp), "blocked", "blocked: plain HTTP is not allowed ([egress] allow_http decides)"),
+        ] {
+            let failed = reply(Outcome::Failed(failure));
+            assert_eq!((failed.is_success(), failed.status(), failed.class()), (false, None, class));
+            assert_eq!(failed.error().as_deref(), Some(error));
+        }
+        for (status, success) in [(199, false), (200, true), (299, true), (300, false)] {
+            let answered = reply(Outcome::Answered { status, retry_after: None });
+            assert_eq!((answered.is_success(), answered.class() == "2xx", answered.error().is_none()), (success, success, success));
+        }
+    }
+
+    #[test]
     fn retry_after_is_seconds_or_a_date() {
         assert_eq!(RetryAfter::parse(" 120 "), Some(RetryAfter::Delay(Duration::from_secs(120))));
         let at = RetryAfter::At(Timestamp::from_millis(784_111_777_000));
         for date in ["Sun, 06 Nov 1994 08:49:37 GMT", "Sunday, 06-Nov-94 08:49:37 GMT", "Sun Nov  6 08:49:37 1994"] {
             assert_eq!(RetryAfter::parse(date), Some(at), "{date}");
+        }
+        for list in ["120, 130", "soon, 120", ",120,"] {
+            assert_eq!(RetryAfter::parse(list), Some(RetryAfter::Delay(Duration::from_secs(120))), "{list}");
         }
         assert_eq!(at.wait(Timestamp::from_millis(784_111_770_000)), Duration::from_secs(7));
         assert_eq!(at.wait(Timestamp::from_millis(784_111_779_000)), Duration::ZERO);
@@ -150,7 +243,7 @@ mod tests {
 
     #[test]
     fn a_strange_retry_after_is_ignored_and_a_huge_one_is_huge() {
-        for value in ["", "-1", "1.5", "1e30", "NaN", "soon", "Thu, 01 Jan 1970", "1, 2"] {
+        for value in ["", "-1", "1.5", "1e30", "NaN", "soon", "Thu, 01 Jan 1970", "-1, 1.5", ","] {
             assert_eq!(RetryAfter::parse(value), None, "{value}");
         }
         assert_eq!(RetryAfter::parse(&"9".repeat(40)), Some(RetryAfter::Delay(Duration::from_secs(u64::from(u32::MAX)))));

@@ -2,13 +2,13 @@
 
 use std::time::Duration;
 
-use reqwest::header::RETRY_AFTER;
+use reqwest::header::{CONTENT_LENGTH, HeaderMap, RETRY_AFTER, TRANSFER_ENCODING};
 use reqwest::{Client, Response};
-use tokio::time::Instant;
+use tokio::time::{Instant, timeout_at};
 use url::Url;
 
 use super::client::{self, EgressError};
-use super::failure::classify;
+use super::failure::{classify, ends_early};
 use super::guard::Guard;
 use crate::config;
 use crate::domain::reply::{Failure, Outcome, Reply, RetryAfter};
@@ -37,14 +37,14 @@ impl Egress {
 
     /// Makes one attempt, which takes at most `timeout`: name, connection, request and the whole answer together.
     ///
-    /// A bad answer is a [`Reply`] like any other. An answer that does not arrive completely is a failure even where its
-    /// status said 200: it proves nothing. An answer with more than 16 KiB of body counts as complete; its connection is
-    /// dropped.
+    /// A bad answer is a [`Reply`] like any other. A status that is no success stands as soon as the head has come,
+    /// whatever becomes of the body. A 2xx counts only when its answer is complete: one that breaks off or is not all
+    /// there in time is [`Outcome::Incomplete`]. More than 16 KiB of body count as complete; the connection is dropped.
     pub async fn attempt(&self, request: CallbackRequest, timeout: Duration) -> Reply {
         let start = Instant::now();
         let outcome = match self.guard.judge_url(&request.url) {
-            Ok(()) => tokio::time::timeout(timeout, self.exchange(request)).await.unwrap_or(Outcome::Failed(Failure::Timeout)),
-            Err(_) => Outcome::Failed(Failure::Blocked),
+            Ok(()) => self.exchange(request, start + timeout).await,
+            Err(forbidden) => Outcome::Failed(Failure::Blocked(forbidden)),
         };
         Reply { outcome, took: start.elapsed() }
     }
@@ -55,36 +55,52 @@ impl Egress {
     /// # Errors
     /// Why nobody answered within `timeout`.
     pub async fn reach(&self, url: &Url, timeout: Duration) -> Result<u16, Failure> {
-        self.guard.judge_url(url).map_err(|_| Failure::Blocked)?;
+        self.guard.judge_url(url).map_err(Failure::Blocked)?;
         let answer = tokio::time::timeout(timeout, self.client.head(url.clone()).send()).await.map_err(|_| Failure::Timeout)?;
         answer.map(|response| response.status().as_u16()).map_err(|error| classify(&error))
     }
 
-    async fn exchange(&self, request: CallbackRequest) -> Outcome {
-        let sent = self.client.post(request.url).headers(request.headers).body(request.body).send().await;
-        let read = match sent {
-            Ok(response) => read(response).await,
-            Err(error) => Err(error),
+    async fn exchange(&self, request: CallbackRequest, deadline: Instant) -> Outcome {
+        let sending = self.client.post(request.url).headers(request.headers).body(request.body).send();
+        let response = match timeout_at(deadline, sending).await {
+            Ok(Ok(response)) => response,
+            Ok(Err(error)) => return Outcome::Failed(classify(&error)),
+            Err(_) => return Outcome::Failed(Failure::Timeout),
         };
-        read.unwrap_or_else(|error| Outcome::Failed(classify(&error)))
-    }
-}
-
-async fn read(mut response: Response) -> Result<Outcome, reqwest::Error> {
-    let answered = Outcome::Answered { status: response.status().as_u16(), retry_after: retry_after(&response) };
-    let mut read = 0;
-    while let Some(chunk) = response.chunk().await? {
-        read += chunk.len();
-        if read > ANSWER_LIMIT {
-            break;
+        let (status, retry_after) = (response.status(), retry_after(response.headers()));
+        let body = timeout_at(deadline, read_body(response)).await.unwrap_or(Err(Failure::Timeout));
+        match body {
+            Err(failure) if status.is_success() => Outcome::Incomplete { status: status.as_u16(), failure },
+            Ok(()) | Err(_) => Outcome::Answered { status: status.as_u16(), retry_after },
         }
     }
-    Ok(answered)
 }
 
-/// Several values say nothing, like none.
-fn retry_after(response: &Response) -> Option<RetryAfter> {
-    let mut values = response.headers().get_all(RETRY_AFTER).iter();
-    let value = values.next()?.to_str().ok()?;
-    if values.next().is_some() { None } else { RetryAfter::parse(value) }
+async fn read_body(mut response: Response) -> Result<(), Failure> {
+    let unframed = is_unframed(response.headers());
+    let mut read = 0;
+    while read <= ANSWER_LIMIT {
+        match response.chunk().await {
+            Ok(Some(chunk)) => read += chunk.len(),
+            Ok(None) => break,
+            // TLS that ends without a word of farewell, as old servers do it. Where the body has a length, one that was
+            // cut is noticed all the same; here the end of the connection is all there is to go by.
+            Err(error) if unframed && ends_early(&error) => break,
+            Err(error) => return Err(classify(&error)),
+        }
+    }
+    Ok(())
+}
+
+/// Whether the body ends where the connection does (RFC 9112, section 6.3).
+fn is_unframed(headers: &HeaderMap) -> bool {
+    match headers.get_all(TRANSFER_ENCODING).iter().next_back() {
+        Some(codings) => !codings.as_bytes().trim_ascii_end().to_ascii_lowercase().ends_with(b"chunked"),
+        None => !headers.contains_key(CONTENT_LENGTH),
+    }
+}
+
+/// The first value that can be read.
+fn retry_after(headers: &HeaderMap) -> Option<RetryAfter> {
+    headers.get_all(RETRY_AFTER).iter().find_map(|value| RetryAfter::parse(value.to_str().ok()?))
 }

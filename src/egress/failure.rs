@@ -3,28 +3,30 @@
 use std::error::Error;
 use std::io;
 
+use rustls::AlertDescription;
+
 use super::resolve::NoAddress;
-use crate::domain::reply::Failure;
+use crate::domain::reply::{Failure, Forbidden, TlsFault};
 
 /// Names what went wrong, by the first cause in the chain that says so, most telling kind first.
 pub(super) fn classify(error: &reqwest::Error) -> Failure {
     if error.is_builder() {
         // The client refuses the URL itself: its scheme, or that it has no host.
-        return Failure::Blocked;
+        return Failure::Blocked(Forbidden::Url);
     }
     let causes = Causes::of(error);
     if let Some(no_address) = causes.find::<NoAddress>() {
         return match no_address {
-            NoAddress::Forbidden(_) => Failure::Blocked,
+            NoAddress::Forbidden(forbidden) => Failure::Blocked(*forbidden),
             NoAddress::Unknown | NoAddress::TooSlow => Failure::Dns,
         };
     }
-    if causes.find::<rustls::Error>().is_some() {
-        return Failure::Tls;
+    if let Some(tls) = causes.find::<rustls::Error>() {
+        return Failure::Tls(tls_fault(tls));
     }
     let io = causes.root_io();
     if error.is_connect() {
-        return if io.is_some_and(ends_a_connection) { Failure::Tls } else { Failure::Connect };
+        return if io.is_some_and(ends_a_connection) { Failure::Tls(TlsFault::Other) } else { Failure::Connect };
     }
     match causes.find::<hyper::Error>() {
         Some(http) if http.is_parse() => Failure::NotHttp,
@@ -34,6 +36,26 @@ pub(super) fn classify(error: &reqwest::Error) -> Failure {
         None if io.is_some() => Failure::Disconnected,
         None => Failure::Other,
     }
+}
+
+fn tls_fault(error: &rustls::Error) -> TlsFault {
+    use rustls::CertificateError as Bad;
+    match error {
+        rustls::Error::InvalidCertificate(Bad::Expired | Bad::ExpiredContext { .. }) => TlsFault::Expired,
+        rustls::Error::InvalidCertificate(Bad::NotValidYet | Bad::NotValidYetContext { .. }) => TlsFault::NotValidYet,
+        rustls::Error::InvalidCertificate(Bad::UnknownIssuer) => TlsFault::UnknownIssuer,
+        rustls::Error::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => TlsFault::WrongName,
+        rustls::Error::PeerIncompatible(_)
+        | rustls::Error::AlertReceived(AlertDescription::ProtocolVersion | AlertDescription::InsufficientSecurity) => TlsFault::Version,
+        // What a server says that can offer nothing of what we ask for; older ones say it for a version too.
+        rustls::Error::AlertReceived(AlertDescription::HandshakeFailure) => TlsFault::Version,
+        _ => TlsFault::Other,
+    }
+}
+
+/// Whether the connection was closed without the farewell that TLS asks for.
+pub(super) fn ends_early(error: &reqwest::Error) -> bool {
+    Causes::of(error).root_io() == Some(io::ErrorKind::UnexpectedEof)
 }
 
 /// What can only happen to a connection that is made already; while connecting, that is its TLS handshake.

@@ -10,6 +10,7 @@ use ipnet::{Ipv4Net, Ipv6Net};
 use url::{Host, Url};
 
 use crate::config::{self, PrivateNetworks};
+use crate::domain::reply::Forbidden;
 
 const fn v4(a: u8, b: u8, c: u8, d: u8, prefix: u8) -> Ipv4Net {
     Ipv4Net::new_assert(Ipv4Addr::new(a, b, c, d), prefix)
@@ -49,20 +50,6 @@ const DENIED_V6: [Ipv6Net; 4] = [
     v6(0x2002, 0, 16),     // 6to4
     v6(0x3fff, 0, 20),     // documentation
 ];
-
-/// Our rules forbid this address or URL. Does not repeat it.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, thiserror::Error)]
-pub enum Forbidden {
-    /// Not on the public internet, and not in an allowed network.
-    #[error("the address is not on the public internet ([egress] allow_private_networks decides)")]
-    Address,
-    /// Plain HTTP.
-    #[error("plain HTTP is not allowed ([egress] allow_http decides)")]
-    PlainHttp,
-    /// Not a URL for HTTP, or without a host.
-    #[error("the URL is not one to call")]
-    Url,
-}
 
 /// The rules on where requests may go.
 #[derive(Debug, Clone)]

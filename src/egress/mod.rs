@@ -9,5 +9,5 @@ mod wire;
 
 pub use attempt::Egress;
 pub use client::EgressError;
-pub use guard::{Forbidden, Guard};
+pub use guard::Guard;
 pub use wire::as_sent;

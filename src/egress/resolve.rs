@@ -11,7 +11,8 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
-use super::guard::{Forbidden, Guard};
+use super::guard::Guard;
+use crate::domain::reply::Forbidden;
 
 /// Limit on one lookup: less than the 5 s for a whole connection, so that a slow name is told from a slow host.
 const LOOKUP_LIMIT: Duration = Duration::from_secs(4);

@@ -1,7 +1,7 @@
 //! A request as the receiver saw it.
 
-use axum::http::HeaderMap;
 use axum::http::request::Parts;
+use axum::http::{HeaderMap, HeaderName};
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 
@@ -22,6 +22,8 @@ pub(super) struct Seen {
     /// Decoded, in the order of the body's events.
     pub(super) event_ids: Vec<String>,
     pub(super) signature: Signature,
+    /// All, in the order in which they came; several of one name in one text, as HTTP reads them.
+    pub(super) headers: Vec<(String, String)>,
     pub(super) body: Bytes,
 }
 
@@ -37,9 +39,19 @@ impl Seen {
             integrator: text(&head.headers, INTEGRATOR.as_str()).map(|key| decoded(&key)),
             event_ids: ids.iter().flat_map(|ids| ids.split(',')).filter(|id| !id.is_empty()).map(decoded).collect(),
             signature: Signature::check(secrets, &head.headers, &body, now),
+            headers: head.headers.keys().map(|name| (name.to_string(), joined(&head.headers, name))).collect(),
             body,
         }
     }
+
+    pub(super) fn header(&self, name: &str) -> Option<&str> {
+        self.headers.iter().find(|(given, _)| given == name).map(|(_, value)| value.as_str())
+    }
+}
+
+fn joined(headers: &HeaderMap, name: &HeaderName) -> String {
+    let values: Vec<_> = headers.get_all(name).iter().map(|value| String::from_utf8_lossy(value.as_bytes())).collect();
+    values.join(", ")
 }
 
 fn text(headers: &HeaderMap, name: &str) -> Option<String> {

@@ -1,8 +1,11 @@
 //! What the receiver prints of a request: a block for people, a line for machines.
 
+use std::collections::BTreeMap;
+
 use serde::Serialize;
 
 use super::seen::Seen;
+use crate::domain::request::OCCURRED_AT;
 
 /// One JSON object and a line's end.
 #[derive(Serialize)]
@@ -16,6 +19,7 @@ struct Line<'a> {
     integrator: Option<&'a str>,
     event_ids: &'a [String],
     signature: &'static str,
+    headers: BTreeMap<&'a str, &'a str>,
     /// `null`: not answered.
     status: Option<u16>,
     /// As text, so that it is the bytes that came.
@@ -33,6 +37,7 @@ pub(super) fn json(seen: &Seen, status: Option<u16>, name: Option<&str>) -> Stri
         integrator: seen.integrator.as_deref(),
         event_ids: &seen.event_ids,
         signature: seen.signature.as_str(),
+        headers: seen.headers.iter().map(|(name, value)| (name.as_str(), value.as_str())).collect(),
         status,
         body: String::from_utf8_lossy(&seen.body).into_owned(),
     };
@@ -42,7 +47,7 @@ pub(super) fn json(seen: &Seen, status: Option<u16>, name: Option<&str>) -> Stri
     text
 }
 
-pub(super) fn block(seen: &Seen, status: Option<u16>, name: Option<&str>) -> String {
+pub(super) fn block(seen: &Seen, status: Option<u16>, name: Option<&str>, headers: bool) -> String {
     let name = name.map(|name| format!(" [{name}]")).unwrap_or_default();
     let status = status.map_or_else(|| "no answer".to_owned(), |status| status.to_string());
     let attempt = seen.attempt.map_or_else(|| "-".to_owned(), |attempt| attempt.to_string());
@@ -51,6 +56,16 @@ pub(super) fn block(seen: &Seen, status: Option<u16>, name: Option<&str>) -> Str
     text.push_str(&format!(", signature {}\n", seen.signature.as_str()));
     if !seen.event_ids.is_empty() {
         text.push_str(&format!("  events {}\n", visible(&seen.event_ids.join(", "))));
+    }
+    if headers {
+        let lines = seen.headers.iter().map(|(name, value)| format!("  {name}: {}\n", visible(value)));
+        text.extend(lines);
+    } else {
+        let told = [("occurred", OCCURRED_AT.as_str()), ("trace", "traceparent")].map(|(what, name)| (what, seen.header(name)));
+        let told = told.into_iter().filter_map(|(what, value)| Some(format!("{what} {}", visible(value?)))).collect::<Vec<_>>();
+        if !told.is_empty() {
+            text.push_str(&format!("  {}\n", told.join(", ")));
+        }
     }
     text.push_str(&format!("  {}\n\n", visible(&String::from_utf8_lossy(&seen.body))));
     text
@@ -73,7 +88,10 @@ mod tests {
             .header("webhook-id", "msg_1")
             .header("callback-attempt", "2")
             .header("callback-integrator", "acme%20gmbh")
-            .header("callback-event-ids", "a%2Cb,c");
+            .header("callback-event-ids", "a%2Cb,c")
+            .header("callback-occurred-at", "2025-09-03T06:38:08Z")
+            .header("x-twice", "1")
+            .header("x-twice", "\u{9b}2");
         let (head, ()) = request.body(()).unwrap().into_parts();
         Seen::new(&head, body.into(), &[], Timestamp::from_millis(0))
     }
@@ -85,14 +103,19 @@ mod tests {
         let value: serde_json::Value = serde_json::from_str(&line).unwrap();
         let expected = serde_json::json!({"time": "1970-01-01T00:00:00.000Z", "name": "left", "method": "POST", "path": "/hook?x=1",
             "webhook_id": "msg_1", "attempt": 2, "integrator": "acme gmbh", "event_ids": ["a,b", "c"], "signature": "none",
+            "headers": {"webhook-id": "msg_1", "callback-attempt": "2", "callback-integrator": "acme%20gmbh",
+                "callback-event-ids": "a%2Cb,c", "callback-occurred-at": "2025-09-03T06:38:08Z", "x-twice": "1, \u{9b}2"},
             "status": 200, "body": "[{\"a\" :\n 1.0}]"});
         assert_eq!(value, expected);
     }
 
     #[test]
     fn a_block_shows_everything_and_cannot_steer_a_terminal() {
-        let block = block(&seen("[\u{1b}]0;x\u{7}]"), None, None);
-        let expected = "1970-01-01T00:00:00.000Z POST /hook?x=1 -> no answer\n  webhook-id msg_1, attempt 2, signature none\n  events a,b, c\n  [\\u{1b}]0;x\\u{7}]\n\n";
-        assert_eq!(block, expected);
+        let seen = seen("[\u{1b}]0;x\u{7}]");
+        let expected = "1970-01-01T00:00:00.000Z POST /hook?x=1 -> no answer\n  webhook-id msg_1, attempt 2, signature none\n  events a,b, c\n  occurred 2025-09-03T06:38:08Z\n  [\\u{1b}]0;x\\u{7}]\n\n";
+        assert_eq!(block(&seen, None, None, false), expected);
+        let with_headers = block(&seen, None, None, true);
+        assert!(with_headers.contains("  webhook-id: msg_1\n") && with_headers.contains("  x-twice: 1, \\u{9b}2\n"), "{with_headers}");
+        assert!(!with_headers.contains("  occurred "), "{with_headers}");
     }
 }
