@@ -80,7 +80,7 @@ impl Cli {
             Command::Run(command) => {
                 let path = locate::locate(path)?;
                 let (config, directory) = config::load_all(&path)?;
-                logging::init(&config.log).map_err(|e| CliError::Usage(format!("log.level: {e}")))?;
+                let _log = logging::init(&config.log).map_err(|e| CliError::Usage(e.to_string()))?;
                 command.run(config, directory).await
             }
             Command::Check(command) => command.run(path).await,

@@ -10,7 +10,7 @@ use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 
 use super::facts::{EventOutcome, EventRef, Fact};
-use super::logging::{Shape, filter, subscriber};
+use super::logging::{Shape, beside, filter, subscriber};
 use super::{REMOVED, Telemetry};
 use crate::clock;
 use crate::config::{
@@ -592,4 +592,39 @@ fn colour_is_only_in_what_we_add() {
     });
     let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
     assert!(text.contains('\x1b') && text.contains(r"\u{1b}[31mCANARY"), "{text:?}");
+}
+
+#[test]
+fn a_pipe_that_nobody_reads_costs_lines_and_no_time() {
+    let (unread, pipe) = io::pipe().unwrap();
+    let (writer, guard) = beside(pipe, 16);
+    let dropped = writer.error_counter();
+    let stalled = subscriber(Shape::Json, false, filter("test", "info").unwrap(), writer);
+    let started = std::time::Instant::now();
+    tracing::subscriber::with_default(stalled, || {
+        let long = "x".repeat(400);
+        // More than a pipe holds (64 KiB on Linux) by far.
+        for _ in 0..2000 {
+            Telemetry::default().record(&Fact::BrokerBlocked { reason: &long });
+        }
+    });
+    assert!(dropped.dropped_lines() > 500, "{}", dropped.dropped_lines());
+    drop(guard);
+    // The end waits for the writer a second and a half, not for ever; the pipe is open until here.
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    drop(unread);
+}
+
+#[test]
+fn every_line_is_written_before_the_end() {
+    let captured = Captured::default();
+    let (writer, guard) = beside(captured.clone(), 10_000);
+    let subscriber = subscriber(Shape::Json, false, filter("test", "info").unwrap(), writer);
+    tracing::subscriber::with_default(subscriber, || {
+        for _ in 0..1000 {
+            Telemetry::default().record(&Fact::BrokerUnblocked);
+        }
+    });
+    drop(guard);
+    assert_eq!(captured.0.lock().unwrap().iter().filter(|byte| **byte == b'\n').count(), 1000);
 }
