@@ -82,7 +82,7 @@ pub enum Fact<'a> {
         /// How much later than planned it came; only for retries.
         late_by: Option<Duration>,
     },
-    /// All deliveries of a message are settled and it is acknowledged.
+    /// All deliveries of a message are settled and its acknowledgement is handed to the connection.
     Settled {
         /// Where from.
         source: &'a SourceName,
@@ -123,7 +123,7 @@ pub enum Fact<'a> {
         reply: &'a Reply,
         /// What follows.
         verdict: &'a Verdict,
-        /// From the event's publishing (or first receipt) to a delivery; only on delivery.
+        /// From AMQP `timestamp` (whole seconds), or first receipt where there is none, to a delivery; only on delivery.
         latency: Option<Duration>,
     },
     /// A delivery was given up and is among the dead letters (confirmed).
@@ -160,16 +160,16 @@ pub enum Fact<'a> {
         /// What is wrong, a line each, without secrets.
         problems: &'a [String],
     },
-    /// The process was told to stop and finishes what is in flight.
+    /// The process was told to stop and finishes what it has begun.
     Stopping {
-        /// Requests in flight.
-        in_flight: usize,
+        /// Pieces of work in progress: requests, and copies that the broker has not confirmed yet.
+        open: usize,
         /// The most it waits for them.
         limit: Duration,
     },
     /// The process is done.
     Stopped {
-        /// Requests that did not end in time; their events go back to the broker.
+        /// Pieces of work (requests and copies) that did not end in time; their events go back to the broker.
         abandoned: usize,
     },
 }

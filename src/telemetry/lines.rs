@@ -19,6 +19,9 @@ const NAME_LIMIT: usize = 200;
 /// Longest error text in a log line, in bytes: a broker's reply text has at most 255.
 const TEXT_LIMIT: usize = 500;
 
+/// Longest reason for a lost link, in bytes: it may list what is missing on the broker, how many things and what to do first.
+const LOST_LIMIT: usize = 2000;
+
 /// Longest list of problems in a log line, in bytes: about twenty problems.
 const PROBLEMS_LIMIT: usize = 4000;
 
@@ -131,7 +134,7 @@ fn broker(fact: &Fact<'_>) {
     match *fact {
         Fact::BrokerConnected { link } => info!(target: "callbackd", link, "broker connected"),
         Fact::BrokerLost { link, error, retry_in } => {
-            warn!(target: "callbackd", link, error = &*cut(error, TEXT_LIMIT), retry_in_ms = ms(retry_in), "broker lost");
+            warn!(target: "callbackd", link, error = &*cut(error, LOST_LIMIT), retry_in_ms = ms(retry_in), "broker lost");
         }
         Fact::BrokerBlocked { reason } => warn!(target: "callbackd", reason = &*cut(reason, TEXT_LIMIT), "broker blocked"),
         Fact::BrokerUnblocked => info!(target: "callbackd", "broker unblocked"),
@@ -158,7 +161,7 @@ fn service(fact: &Fact<'_>) {
             problems = &*cut(&problems.join("; "), PROBLEMS_LIMIT),
             "reload refused"
         ),
-        Fact::Stopping { in_flight, limit } => info!(target: "callbackd", in_flight, limit_ms = ms(limit), "stopping"),
+        Fact::Stopping { open, limit } => info!(target: "callbackd", open, limit_ms = ms(limit), "stopping"),
         Fact::Stopped { abandoned } => info!(target: "callbackd", abandoned, "stopped"),
         _ => {}
     }

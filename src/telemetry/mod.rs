@@ -68,7 +68,7 @@ impl Telemetry {
         self.metrics.deliveries.lane_waiting.sub(signed(count));
     }
 
-    /// So many more messages are in our hands: received and not yet settled.
+    /// So many more messages are in our hands: taken from the broker and not yet settled or given up.
     pub fn held_add(&self, count: usize) {
         self.metrics.events.held.add(signed(count));
     }

@@ -102,7 +102,7 @@ impl Scene {
         });
         telemetry.record(&Fact::Reloaded { integrators: 2, endpoints: 3 });
         telemetry.record(&Fact::ReloadRefused { problems: &["a: bad".to_owned(), "b: worse".to_owned()] });
-        telemetry.record(&Fact::Stopping { in_flight: 1, limit: Duration::from_secs(25) });
+        telemetry.record(&Fact::Stopping { open: 1, limit: Duration::from_secs(25) });
         telemetry.record(&Fact::Stopped { abandoned: 0 });
         vec![
             "started",
@@ -516,6 +516,17 @@ fn long_ids_are_cut_at_a_character() {
     let json = lines(Shape::Json, "info", || scene.dead_letter(&telemetry, DeadReason::Gone));
     let line: serde_json::Value = serde_json::from_str(&json[0]).unwrap();
     assert_eq!(line["event_id"], format!("x{}…", "ä".repeat(99)));
+}
+
+#[test]
+fn the_reason_for_a_lost_link_may_be_long() {
+    let json = lines(Shape::Json, "info", || {
+        for length in [2000, 2001] {
+            Telemetry::default().record(&Fact::BrokerLost { link: "publish", error: &"e".repeat(length), retry_in: Duration::ZERO });
+        }
+    });
+    let shown = json.iter().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["error"].as_str().unwrap().to_owned());
+    assert_eq!(shown.collect::<Vec<_>>(), ["e".repeat(2000), format!("{}…", "e".repeat(2000))]);
 }
 
 #[test]

@@ -109,7 +109,7 @@ impl Worker {
         shared.stopping.cancel();
         shared.lanes.give_back(&shared.telemetry);
         shared.tasks.close();
-        shared.telemetry.record(&Fact::Stopping { in_flight: shared.tasks.len(), limit });
+        shared.telemetry.record(&Fact::Stopping { open: shared.tasks.len(), limit });
         join_all(subscriptions.iter().map(|(_, subscription)| subscription.cancel())).await;
         let _ = tokio::time::timeout(limit, shared.tasks.wait()).await;
         let abandoned = shared.tasks.len();

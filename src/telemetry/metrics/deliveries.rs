@@ -75,7 +75,7 @@ impl Deliveries {
             duration: maker.histogram("callbackd_attempt_duration_seconds", "From the start of an HTTP attempt to its outcome", &DURATION),
             latency: maker.histogram(
                 "callbackd_delivery_latency_seconds",
-                "From an event's publishing (or first receipt) to its delivery",
+                "From AMQP timestamp (whole seconds), or first receipt where there is none, to the delivery",
                 &LATENCY,
             ),
             retries: maker.counter("callbackd_retries_scheduled_total", "Attempts that failed and will be made again"),

@@ -42,7 +42,7 @@ impl Events {
             ),
             settled: maker.counters(
                 "callbackd_events_settled_total",
-                "Messages acknowledged, by source and by the furthest that any of their deliveries got",
+                "Messages settled (acknowledgement handed to the connection), by source and by the furthest that any of their deliveries got",
                 &["source", "outcome"],
             ),
             rejected: maker.counters(
@@ -59,7 +59,7 @@ impl Events {
                 "How much later than planned a retry came back from its wait queue",
                 &LATENESS,
             ),
-            held: maker.gauge("callbackd_held_events", "Messages received and not yet settled"),
+            held: maker.gauge("callbackd_held_events", "Messages taken from the broker by the worker and not yet settled or given up"),
             sources: Series::default(),
         }
     }
