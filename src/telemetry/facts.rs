@@ -86,6 +86,8 @@ pub enum Fact<'a> {
     Settled {
         /// Where from.
         source: &'a SourceName,
+        /// Its event, where it is one.
+        event: Option<EventRef<'a>>,
         /// The furthest that any of its deliveries got.
         outcome: EventOutcome,
     },
@@ -98,12 +100,14 @@ pub enum Fact<'a> {
         /// Why.
         reason: SkipReason,
     },
-    /// Nobody by the event's integrator or endpoint is configured; it waits for the configuration.
-    WaitsForConfiguration {
+    /// An event, or one delivery of it, is in the ladder (confirmed) and comes back later.
+    Waits {
         /// The event.
         event: EventRef<'a>,
-        /// The endpoint that a delivery names.
+        /// The endpoint of the delivery; none where the whole event waits.
         endpoint: Option<&'a EndpointId>,
+        /// Why.
+        cause: WaitCause,
         /// How long.
         wait: Wait,
     },
@@ -183,6 +187,35 @@ pub struct EventRef<'a> {
     pub integrator: &'a IntegratorKey,
     /// What it is about.
     pub topic: &'a Topic,
+}
+
+/// Why something waits in the ladder. A closed set: it labels a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WaitCause {
+    /// An attempt failed and will be made again.
+    Retry,
+    /// It came back before its time, as no rung is as long as the whole wait: another turn of the same wait.
+    HoldUntil,
+    /// Nobody by the event's integrator or endpoint is configured.
+    Configuration,
+    /// It waited too long for its endpoint's turn, and makes room.
+    Parked,
+}
+
+impl WaitCause {
+    /// Every cause, for metrics that start at zero.
+    pub const ALL: [Self; 4] = [Self::Retry, Self::HoldUntil, Self::Configuration, Self::Parked];
+
+    /// The name in logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::HoldUntil => "hold_until",
+            Self::Configuration => "configuration",
+            Self::Parked => "parked",
+        }
+    }
 }
 
 /// How a message ended, for the count of events by source and outcome.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
-use super::facts::{EventRef, Fact};
+use super::facts::{EventRef, Fact, WaitCause};
 use crate::clock;
 use crate::domain::decide::{Verdict, Wait};
 use crate::domain::names::EndpointId;
@@ -29,12 +29,10 @@ const PROBLEMS_LIMIT: usize = 4000;
 pub(super) fn write(fact: &Fact<'_>) {
     match fact {
         Fact::Attempted { .. } => attempt(fact),
-        Fact::Received { .. }
-        | Fact::Settled { .. }
-        | Fact::Skipped { .. }
-        | Fact::WaitsForConfiguration { .. }
-        | Fact::DeadLettered { .. }
-        | Fact::Rejected { .. } => event(fact),
+        Fact::Waits { .. } => waits(fact),
+        Fact::Received { .. } | Fact::Settled { .. } | Fact::Skipped { .. } | Fact::DeadLettered { .. } | Fact::Rejected { .. } => {
+            event(fact)
+        }
         Fact::BrokerConnected { .. }
         | Fact::BrokerLost { .. }
         | Fact::BrokerBlocked { .. }
@@ -78,14 +76,43 @@ fn attempt(fact: &Fact<'_>) {
     );
 }
 
+fn waits(fact: &Fact<'_>) {
+    let Fact::Waits { event, endpoint, cause, wait } = *fact else { return };
+    // The level of a line is part of what `tracing` knows of it before it runs, so there is one line for each level.
+    macro_rules! line {
+        ($level:ident) => {
+            $level!(
+                target: "callbackd",
+                event_id = &*id(&event),
+                integrator = &*integrator(&event),
+                endpoint = endpoint.map(EndpointId::as_str),
+                topic = &*topic(&event),
+                cause = cause.as_str(),
+                retry_in_ms = remaining_ms(&wait),
+                due_at = wait.due_at.to_string(),
+                "waits"
+            )
+        };
+    }
+    match cause {
+        // The attempt before has its own line, which says the same.
+        WaitCause::Retry | WaitCause::HoldUntil => line!(debug),
+        WaitCause::Configuration | WaitCause::Parked => line!(info),
+    }
+}
+
 fn event(fact: &Fact<'_>) {
     match *fact {
         Fact::Received { source, due, late_by } => {
             debug!(target: "callbackd", source = source.as_str(), due, late_by_ms = late_by.map(ms), "received");
         }
-        Fact::Settled { source, outcome } => {
-            debug!(target: "callbackd", source = source.as_str(), outcome = outcome.as_str(), "settled");
-        }
+        Fact::Settled { source, event, outcome } => debug!(
+            target: "callbackd",
+            source = source.as_str(),
+            event_id = event.as_ref().map(id).as_deref(),
+            outcome = outcome.as_str(),
+            "settled"
+        ),
         Fact::Skipped { event, endpoint, reason } => info!(
             target: "callbackd",
             event_id = &*id(&event),
@@ -94,16 +121,6 @@ fn event(fact: &Fact<'_>) {
             topic = &*topic(&event),
             reason = reason.as_str(),
             "skipped"
-        ),
-        Fact::WaitsForConfiguration { event, endpoint, wait } => info!(
-            target: "callbackd",
-            event_id = &*id(&event),
-            integrator = &*integrator(&event),
-            endpoint = endpoint.map(EndpointId::as_str),
-            topic = &*topic(&event),
-            retry_in_ms = remaining_ms(&wait),
-            due_at = wait.due_at.to_string(),
-            "waits for configuration"
         ),
         Fact::DeadLettered { event, endpoint, reason, attempts } => warn!(
             target: "callbackd",

@@ -8,7 +8,7 @@ mod metrics;
 use std::fmt;
 use std::sync::Arc;
 
-pub use facts::{EventOutcome, EventRef, Fact};
+pub use facts::{EventOutcome, EventRef, Fact, WaitCause};
 
 use crate::config::Config;
 use crate::domain::integrator::Directory;

@@ -9,7 +9,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 
-use super::facts::{EventOutcome, EventRef, Fact};
+use super::facts::{EventOutcome, EventRef, Fact, WaitCause};
 use super::logging::{Shape, beside, filter, subscriber};
 use super::{REMOVED, Telemetry};
 use crate::clock;
@@ -74,6 +74,10 @@ impl Scene {
         telemetry.record(&Fact::DeadLettered { event: self.event(), endpoint: &self.endpoint.id, reason, attempts: 9 });
     }
 
+    fn waits(&self, telemetry: &Telemetry, cause: WaitCause) {
+        telemetry.record(&Fact::Waits { event: self.event(), endpoint: Some(&self.endpoint.id), cause, wait: self.wait });
+    }
+
     /// Records each kind of fact once; returns the message of each line in order.
     fn record_everything(&self, telemetry: &Telemetry) -> Vec<&'static str> {
         let event = self.event();
@@ -89,9 +93,9 @@ impl Scene {
         telemetry.record(&Fact::StaleAcks { queue, count: 3 });
         telemetry.record(&Fact::TopologyReady { objects: 70 });
         telemetry.record(&Fact::Received { source: &self.source, due: true, late_by: Some(Duration::from_millis(30)) });
-        telemetry.record(&Fact::Settled { source: &self.source, outcome: EventOutcome::Delivered });
+        telemetry.record(&Fact::Settled { source: &self.source, event: Some(event), outcome: EventOutcome::Delivered });
         telemetry.record(&Fact::Skipped { event, endpoint: &self.endpoint, reason: SkipReason::TopicNotWanted });
-        telemetry.record(&Fact::WaitsForConfiguration { event, endpoint: Some(&self.endpoint.id), wait: self.wait });
+        self.waits(telemetry, WaitCause::Configuration);
         self.attempt(telemetry, Outcome::Answered { status: 200, retry_after: None }, Verdict::Delivered);
         self.dead_letter(telemetry, DeadReason::Gone);
         telemetry.record(&Fact::Rejected {
@@ -118,7 +122,7 @@ impl Scene {
             "received",
             "settled",
             "skipped",
-            "waits for configuration",
+            "waits",
             "attempt",
             "dead letter",
             "rejected",
@@ -248,7 +252,8 @@ fn every_fact_about_events_and_deliveries_counts_in_its_series() {
             r#"callbackd_events_settled_total{outcome="delivered",source="ident"} 1"#,
             r#"callbackd_events_settled_total{outcome="dead",source="ident"} 0"#,
             r#"callbackd_events_rejected_total{reason="unknown_integrator",source="ident"} 1"#,
-            r#"callbackd_waits_for_configuration_total 1"#,
+            r#"callbackd_waits_total{cause="configuration"} 1"#,
+            r#"callbackd_waits_total{cause="parked"} 0"#,
             r#"callbackd_deliveries_skipped_total{endpoint="main",integrator="acme",reason="topic_not_wanted"} 1"#,
             r#"callbackd_attempts_total{class="2xx",endpoint="main",integrator="acme",verdict="delivered"} 1"#,
             r#"callbackd_attempts_total{class="5xx",endpoint="main",integrator="acme",verdict="retry"} 1"#,
@@ -256,7 +261,6 @@ fn every_fact_about_events_and_deliveries_counts_in_its_series() {
             r#"callbackd_attempt_duration_seconds_count 3"#,
             r#"callbackd_attempt_duration_seconds_bucket{le="0.05"} 3"#,
             r#"callbackd_delivery_latency_seconds_sum 7"#,
-            r#"callbackd_retries_scheduled_total 1"#,
             r#"callbackd_dead_letters_total{endpoint="main",integrator="acme",reason="gone"} 1"#,
         ],
     );
@@ -479,6 +483,39 @@ fn an_attempt_says_everything_about_itself() {
     }
     let delivered: serde_json::Value = serde_json::from_str(delivered).unwrap();
     assert_eq!((&delivered["latency_ms"], delivered.get("due_at")), (&7000.into(), None), "{delivered}");
+}
+
+#[test]
+fn what_waits_has_a_line_and_a_count_and_only_the_unusual_is_told_by_default() {
+    let (scene, telemetry) = (Scene::new(), Telemetry::default());
+    let told = |directive| {
+        let json = lines(Shape::Json, directive, || WaitCause::ALL.into_iter().for_each(|cause| scene.waits(&telemetry, cause)));
+        let read = |line: &String| serde_json::from_str::<serde_json::Value>(line).unwrap();
+        json.iter().map(read).inspect(|line| assert_eq!(line["message"], "waits")).collect::<Vec<_>>()
+    };
+    let causes = |told: &[serde_json::Value]| told.iter().map(|line| line["cause"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    let all = told("debug");
+    assert_eq!(causes(&all), WaitCause::ALL.map(WaitCause::as_str));
+    for (field, expected) in [("event_id", "evt-1"), ("integrator", "acme"), ("endpoint", "main"), ("topic", "identResult")] {
+        assert_eq!(all[0][field], expected, "{field} in {}", all[0]);
+    }
+    assert!((60_000..=64_000).contains(&all[0]["retry_in_ms"].as_u64().unwrap()), "{}", all[0]);
+    assert_eq!(causes(&told("info")), ["configuration", "parked"]);
+    for cause in WaitCause::ALL {
+        assert_series(&telemetry, &[&format!(r#"callbackd_waits_total{{cause="{}"}} 2"#, cause.as_str())]);
+    }
+}
+
+#[test]
+fn a_settled_message_names_its_event_where_it_has_one() {
+    let (scene, telemetry) = (Scene::new(), Telemetry::default());
+    let json = lines(Shape::Json, "debug", || {
+        for event in [Some(scene.event()), None] {
+            telemetry.record(&Fact::Settled { source: &scene.source, event, outcome: EventOutcome::Rejected });
+        }
+    });
+    let read = |line: &String| serde_json::from_str::<serde_json::Value>(line).unwrap();
+    assert_eq!((read(&json[0]).get("event_id"), read(&json[1]).get("event_id")), (Some(&"evt-1".into()), None));
 }
 
 #[test]

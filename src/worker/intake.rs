@@ -18,7 +18,7 @@ use crate::domain::history::History;
 use crate::domain::integrator::{Endpoint, SkipReason};
 use crate::domain::route::{Route, route};
 use crate::domain::time::Timestamp;
-use crate::telemetry::{EventOutcome, EventRef, Fact};
+use crate::telemetry::{EventOutcome, EventRef, Fact, WaitCause};
 
 /// Takes messages of one queue until the subscription ends or the worker stops. While the broker does not take what we
 /// publish (an alarm), nothing new is taken: a delivery that failed could not be put away.
@@ -94,7 +94,11 @@ fn deliver(shared: &Arc<Shared>, message: Message, to: Vec<Arc<Endpoint>>, skipp
     }
     if to.is_empty() {
         claim.settle(Proof::Skipped);
-        return shared.telemetry.record(&Fact::Settled { source: &original.source.name, outcome: EventOutcome::Skipped });
+        return shared.telemetry.record(&Fact::Settled {
+            source: &original.source.name,
+            event: Some(named),
+            outcome: EventOutcome::Skipped,
+        });
     }
     let parcel = Parcel::new(original, event, history, claim, (to.len(), &shared.telemetry));
     for endpoint in to {
@@ -108,7 +112,7 @@ fn unknown(shared: &Arc<Shared>, parcel: Arc<Parcel>, now: Timestamp) {
     let patience = shared.config.worker.unknown_integrator_wait;
     if let Unknown::Wait(wait) = decide_unknown(since, patience, &shared.config.ladder, now) {
         let endpoint = parcel.history.endpoint.as_ref();
-        shared.telemetry.record(&Fact::WaitsForConfiguration { event: parcel.event_ref(), endpoint, wait });
+        shared.telemetry.record(&Fact::Waits { event: parcel.event_ref(), endpoint, cause: WaitCause::Configuration, wait });
         let history = History { unknown_since: Some(since), ..parcel.history.clone() };
         return wait_on(shared, parcel, history, wait);
     }

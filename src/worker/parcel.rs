@@ -73,7 +73,11 @@ impl Parcel {
         }
         if let Some(claim) = state.claim.take() {
             claim.settle(proof);
-            self.telemetry.record(&Fact::Settled { source: &self.original.source.name, outcome: state.outcome });
+            self.telemetry.record(&Fact::Settled {
+                source: &self.original.source.name,
+                event: Some(self.event_ref()),
+                outcome: state.outcome,
+            });
         }
     }
 

@@ -85,7 +85,7 @@ pub(super) async fn reject(shared: &Shared, original: &Original, history: &Histo
     let rejection = Rejection { event: None, endpoint: None, reason };
     if let Some(confirmed) = copy_to_rejected(shared, original, history, &rejection, &claim.over()).await {
         claim.settle(Proof::Copied(confirmed));
-        shared.telemetry.record(&Fact::Settled { source: &original.source.name, outcome: EventOutcome::Rejected });
+        shared.telemetry.record(&Fact::Settled { source: &original.source.name, event: None, outcome: EventOutcome::Rejected });
     }
 }
 
@@ -117,7 +117,7 @@ pub(super) fn reject_by_broker(shared: &Shared, original: &Original, claim: Clai
     let source = &original.source.name;
     claim.reject();
     shared.telemetry.record(&Fact::Rejected { source, event: None, endpoint: None, reason: &RejectReason::HeadersTooLarge });
-    shared.telemetry.record(&Fact::Settled { source, outcome: EventOutcome::Rejected });
+    shared.telemetry.record(&Fact::Settled { source, event: None, outcome: EventOutcome::Rejected });
 }
 
 /// Publishes until the broker confirms it. `None` when the worker halts or the broker will deliver the original again.

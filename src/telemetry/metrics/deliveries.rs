@@ -34,7 +34,6 @@ pub(in crate::telemetry) struct Deliveries {
     families: Families,
     duration: Histogram,
     latency: Histogram,
-    retries: IntCounter,
     pub(in crate::telemetry) in_flight: IntGauge,
     pub(in crate::telemetry) lane_waiting: IntGauge,
     /// Held for reading while a fact is counted, so that a removed series cannot come back.
@@ -78,7 +77,6 @@ impl Deliveries {
                 "From AMQP timestamp (whole seconds), or first receipt where there is none, to the delivery",
                 &LATENCY,
             ),
-            retries: maker.counter("callbackd_retries_scheduled_total", "Attempts that failed and will be made again"),
             in_flight: maker.gauge("callbackd_in_flight", "HTTP requests in flight"),
             lane_waiting: maker.gauge("callbackd_lane_waiting", "Deliveries that wait for their endpoint's turn"),
             endpoints: RwLock::default(),
@@ -108,9 +106,6 @@ impl Deliveries {
                 self.duration.observe(reply.took.as_secs_f64());
                 if let Some(latency) = latency {
                     self.latency.observe(latency.as_secs_f64());
-                }
-                if matches!(verdict, Verdict::Retry(_)) {
-                    self.retries.inc();
                 }
                 self.meet(&endpoint.integrator, &endpoint.id);
                 self.with(&endpoint.integrator, &endpoint.id, |series| series.attempt(&self.families, verdict, reply.class()));

@@ -69,7 +69,7 @@ impl Metrics {
     /// Counts a fact. Each fact belongs to exactly one group; the others pass it over.
     pub(super) fn count(&self, fact: &Fact<'_>) {
         match fact {
-            Fact::Received { .. } | Fact::Settled { .. } | Fact::Rejected { .. } | Fact::WaitsForConfiguration { .. } => {
+            Fact::Received { .. } | Fact::Settled { .. } | Fact::Rejected { .. } | Fact::Waits { .. } => {
                 self.events.count(fact);
             }
             Fact::Attempted { .. } | Fact::Skipped { .. } | Fact::DeadLettered { .. } => self.deliveries.count(fact),
