@@ -11,11 +11,10 @@ use http::{HeaderMap, HeaderValue};
 
 use super::facts::{EventOutcome, EventRef, Fact, WaitCause};
 use super::logging::{Shape, beside, filter, subscriber};
+use super::metrics::deliveries::{CLASSES, OTHER_STATUS, VERDICTS, verdict_index};
 use super::{REMOVED, Telemetry};
 use crate::clock;
-use crate::config::{
-    Admin, Broker, BrokerUrl, Config, Dead, DeliveryDefaults, Egress, Log, LogFormat, Names, PrivateNetworks, Source, Worker,
-};
+use crate::config::{self, Config};
 use crate::domain::dead::{DeadReason, RejectReason};
 use crate::domain::decide::{Verdict, Wait};
 use crate::domain::decode::{Metadata, decode};
@@ -167,41 +166,11 @@ fn directory(endpoints: &[(&str, &str)]) -> Directory {
 }
 
 fn config() -> Config {
-    Config {
-        broker: Broker {
-            url: BrokerUrl::new("amqp://guest:CANARY@127.0.0.1:5672/%2f".to_owned()),
-            declare: true,
-            names: Names {
-                route: "callbacks.route".to_owned(),
-                publish: "callbacks.publish".to_owned(),
-                dead: "callbacks.dead".to_owned(),
-                rejected: "callbacks.rejected".to_owned(),
-                unroutable: "callbacks.unroutable".to_owned(),
-            },
-            heartbeat: Duration::from_secs(10),
-            timeout: Duration::from_secs(10),
-            publish_channels: 16,
-        },
-        sources: vec![Source {
-            name: SourceName::try_new("ident").unwrap(),
-            exchange: "ident.events".to_owned(),
-            queue: "callbacks.ident".to_owned(),
-            binding: "#".to_owned(),
-            prefetch: NonZeroU16::new(1000).unwrap(),
-        }],
-        ladder: Arc::new(ladder()),
-        worker: Worker { max_body: 16 << 20, unknown_integrator_wait: Duration::from_secs(600), stop_timeout: Duration::from_secs(25) },
-        dead: Dead { retention: Duration::from_secs(14 * 86_400) },
-        delivery: DeliveryDefaults {
-            timeout: Duration::from_secs(15),
-            max_in_flight: NonZeroU16::new(16).unwrap(),
-            retry: RetryPolicy::default(),
-        },
-        egress: Egress { allow_http: false, private: PrivateNetworks::Denied },
-        admin: Admin { listen: ([127, 0, 0, 1], 0).into() },
-        integrators_file: "integrators.toml".into(),
-        log: Log { format: LogFormat::Auto, level: "info".to_owned() },
-    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("callbackd.toml");
+    let url = "amqp://guest:CANARY@127.0.0.1:5672/%2f";
+    std::fs::write(&path, format!("broker.url = '{url}'\n[[source]]\nname = 'ident'\nexchange = 'ident.events'")).unwrap();
+    config::load(&path, []).unwrap()
 }
 
 /// Standard error, but readable.
@@ -288,6 +257,7 @@ fn every_fact_about_the_broker_and_the_process_shows() {
         &[
             "callbackd_broker_blocked 0",
             r#"callbackd_quarantined{queue="callbacks.ident"} 0"#,
+            r#"callbackd_quarantines_total{queue="callbacks.ident"} 2"#,
             r#"callbackd_broker_connected{link="callbacks.ident"} 1"#,
             r#"callbackd_broker_reconnects_total{link="callbacks.ident"} 1"#,
             r#"callbackd_publish_failures_total{queue="callbacks.ident.wait.1s"} 1"#,
@@ -318,6 +288,7 @@ fn what_the_configuration_knows_starts_at_zero() {
             r#"callbackd_broker_connected{link="publish"} 0"#,
             r#"callbackd_broker_connected{link="callbacks.ident.due"} 0"#,
             r#"callbackd_quarantined{queue="callbacks.ident"} 0"#,
+            r#"callbackd_quarantines_total{queue="callbacks.ident.due"} 0"#,
             r#"callbackd_stale_acks_total{queue="callbacks.ident.due"} 0"#,
             r#"callbackd_publish_failures_total{queue="callbacks.dead"} 0"#,
             r#"callbackd_publish_failures_total{queue="callbacks.ident.wait.6h"} 0"#,
@@ -378,22 +349,38 @@ fn a_key_that_only_a_message_names_never_becomes_a_label() {
 fn every_class_of_reply_is_counted() {
     let (scene, telemetry) = (Scene::new(), Telemetry::default());
     let answers = [200, 301, 404, 500, 100].map(|status| Outcome::Answered { status, retry_after: None });
-    let failures = [
-        Failure::Timeout,
-        Failure::Dns,
-        Failure::Connect,
-        Failure::Tls,
-        Failure::Blocked,
-        Failure::Disconnected,
-        Failure::NotHttp,
-        Failure::Other,
-    ]
-    .map(Outcome::Failed);
-    for outcome in answers.into_iter().chain(failures) {
+    for outcome in answers.into_iter().chain(failures().map(Outcome::Failed)) {
         scene.attempt(&telemetry, outcome, Verdict::Dead(DeadReason::Expired));
     }
     let text = telemetry.metrics_text();
-    assert_eq!(text.lines().filter(|line| line.starts_with("callbackd_attempts_total{") && line.ends_with(" 1")).count(), 13, "{text}");
+    let counted = |class: &&str| text.lines().any(|line| line.contains(&format!("class=\"{class}\"")) && line.ends_with(" 1"));
+    assert_eq!(CLASSES.iter().filter(|class| counted(class)).count(), CLASSES.len(), "{text}");
+}
+
+#[test]
+fn the_labels_of_attempts_are_exactly_what_replies_and_verdicts_can_say() {
+    let answers = (0..=u16::MAX).map(|status| Outcome::Answered { status, retry_after: None });
+    let replies = answers.chain(failures().map(Outcome::Failed)).map(|outcome| Reply { outcome, took: Duration::ZERO });
+    let said: BTreeSet<&str> = replies.map(|reply| reply.class()).collect();
+    assert_eq!(said, CLASSES.into_iter().collect());
+    assert_eq!(CLASSES[OTHER_STATUS], "other_status");
+    for verdict in [Verdict::Delivered, Verdict::Retry(Scene::new().wait), Verdict::Dead(DeadReason::Gone)] {
+        assert_eq!(VERDICTS[verdict_index(&verdict)], verdict.as_str());
+    }
+}
+
+/// Every failure there is: a new one does not compile until it stands here too.
+fn failures() -> impl Iterator<Item = Failure> {
+    std::iter::successors(Some(Failure::Timeout), |failure| match failure {
+        Failure::Timeout => Some(Failure::Dns),
+        Failure::Dns => Some(Failure::Connect),
+        Failure::Connect => Some(Failure::Tls),
+        Failure::Tls => Some(Failure::Blocked),
+        Failure::Blocked => Some(Failure::Disconnected),
+        Failure::Disconnected => Some(Failure::NotHttp),
+        Failure::NotHttp => Some(Failure::Other),
+        Failure::Other => None,
+    })
 }
 
 #[test]
