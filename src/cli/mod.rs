@@ -94,7 +94,7 @@ impl Cli {
 }
 
 fn load(path: Option<PathBuf>) -> Result<Config, CliError> {
-    Ok(config::load(&locate::locate(path)?, Environment::of_process())?)
+    Ok(config::load_with(&locate::locate(path)?, &Environment::of_process())?)
 }
 
 impl From<BrokerError> for CliError {
