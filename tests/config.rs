@@ -7,7 +7,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use callbackd::config::reload::watch_directory;
-use callbackd::config::{Config, DeliveryDefaults, Egress, Environment, PrivateNetworks, Problems, load, load_directory};
+use callbackd::config::{Config, DeliveryDefaults, Egress, Environment, PrivateNetworks, Problems, load, load_all, load_directory};
 use callbackd::domain::integrator::{Directory, Endpoint, Topics};
 use callbackd::domain::names::IntegratorKey;
 use callbackd::telemetry::Telemetry;
@@ -157,6 +157,54 @@ fn everything_that_is_wrong_with_a_configuration_is_told_at_once() {
     ];
     let expected: Vec<String> = expected.iter().map(|line| format!("callbackd.toml: {line}")).collect();
     assert_eq!(Folder::new().config(BAD_CONFIG, &[]).unwrap_err(), expected);
+}
+
+#[test]
+fn the_problems_of_both_files_are_told_at_once() {
+    let folder = Folder::new();
+    let refused = |text: &str| {
+        let path = folder.write("callbackd.toml", text);
+        folder.lines(&load_all(&path).unwrap_err())
+    };
+    folder.write("others.toml", "[[integrator]]\nkey = 'acme'\n[[integrator.endpoint]]\nid = 'main'\nurl = 'http://a.example/'\n");
+    let http = r#"others.toml: integrator["acme"].endpoint["main"].url: must start with https:// (http:// is refused unless [egress] allow_http = true)"#;
+    let other = "[integrators]\nfile = 'others.toml'\n";
+    assert_eq!(refused(&format!("{LEAST}{other}")), [http]);
+    assert_eq!(
+        refused(&format!("{LEAST}{other}[log]\nformat = 7\n[delivery.retry]\ninitial = '7h'\n")),
+        [
+            "callbackd.toml: delivery.retry.initial: is longer than max_delay",
+            "callbackd.toml: log.format: 7 is no text; put it in quotes",
+            http,
+        ]
+    );
+    // What is good in the first file counts for the second.
+    let allowed = format!("{LEAST}{other}[egress]\nallow_http = true\n[log]\nformat = 7\n");
+    assert_eq!(refused(&allowed), ["callbackd.toml: log.format: 7 is no text; put it in quotes"]);
+    // Where the second file is cannot be known.
+    assert_eq!(refused(&format!("{LEAST}[integrators]\nfile = 7\n")), ["callbackd.toml: integrators.file: 7 is no text; put it in quotes"]);
+    assert_eq!(refused("x").len(), 1);
+}
+
+#[test]
+fn an_override_that_is_not_utf_8_is_named_by_the_program() {
+    use std::os::unix::ffi::OsStringExt as _;
+    let folder = Folder::new();
+    let path = folder.write("callbackd.toml", LEAST);
+    folder.write("integrators.toml", "");
+    let check = |value: &[u8]| {
+        let mut command = std::process::Command::new(env!("CARGO_BIN_EXE_callbackd"));
+        command.args(["check", "--config"]).arg(&path).env("CALLBACKD__BROKER__URL", std::ffi::OsString::from_vec(value.to_vec()));
+        command.output().unwrap()
+    };
+    assert!(check(b"amqp://h").status.success());
+    let refused = check(b"amqp://CANARY\xff@h");
+    let told = String::from_utf8(refused.stderr).unwrap();
+    assert_eq!(
+        (refused.status.code(), told.contains("\nCALLBACKD__BROKER__URL: is not UTF-8"), told.contains("CANARY")),
+        (Some(64), true, false),
+        "{told}"
+    );
 }
 
 #[test]
@@ -352,12 +400,13 @@ fn everything_that_is_wrong_with_integrators_is_told_at_once_and_no_secret_is() 
         r#"integrator["acme"].endpoint[2].topics: names a topic twice"#.into(),
         r#"integrator["acme"].endpoint[2].topics: the classic format carries complianceRecord alone, so this endpoint would be told nothing; write format = "topic""#.into(),
         r#"integrator[1].key: "acme" stands there twice"#.into(),
+        "integrator[1].endpoint: is empty; give at least one endpoint or leave the integrator out".into(),
         "integrator[1].endpoints: unknown key; did you mean `endpoint`?".into(),
         "integrator[2].key: is missing".into(),
         "integrator[2].endpoint[0].id: is missing".into(),
         r#"integrator[2].endpoint[0].topics: the classic format carries complianceRecord alone, so this endpoint would be told nothing; write format = "topic""#.into(),
         "integrator[2].endpoint[0].signing_secret: unknown key; did you mean `signing_secrets`?".into(),
-        r#"integrator["globex"].endpoint: is missing; write endpoint = [] for an integrator that is told nothing"#.into(),
+        r#"integrator["globex"].endpoint: is missing; give at least one endpoint or leave the integrator out"#.into(),
         "integrators: unknown key; did you mean `integrator`?".into(),
     ];
     let expected: Vec<String> = expected.iter().map(|line: &String| format!("integrators.toml: {line}")).collect();
@@ -374,6 +423,13 @@ fn an_empty_file_has_no_integrators_and_plain_http_must_be_allowed() {
     let egress = Egress { allow_http: true, private: PrivateNetworks::Allowed };
     let directory = load_directory(&path, &DeliveryDefaults::default(), &egress, &Environment::default()).unwrap();
     assert_eq!(endpoints(&directory, "a").len(), 1);
+}
+
+#[test]
+fn an_integrator_without_endpoints_is_refused() {
+    let problems = Folder::new().directory("[[integrator]]\nkey = 'acme'\nendpoint = []\n", &[]).unwrap_err();
+    let expected = r#"integrators.toml: integrator["acme"].endpoint: is empty; give at least one endpoint or leave the integrator out"#;
+    assert_eq!(problems, [expected]);
 }
 
 #[test]
@@ -480,7 +536,7 @@ impl Watched {
 }
 
 fn integrator(key: &str) -> String {
-    format!("[[integrator]]\nkey = '{key}'\nendpoint = []\n")
+    format!("[[integrator]]\nkey = '{key}'\nendpoint = [{{ id = 'main', url = 'https://{key}.example/' }}]\n")
 }
 
 fn knows(key: &'static str) -> impl FnMut(&Arc<Directory>) -> bool {

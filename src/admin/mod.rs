@@ -25,15 +25,20 @@ pub use readiness::Readiness;
 
 use crate::telemetry::Telemetry;
 
-/// Connections served at one time; more wait to be accepted. Probes and two scrapers need a handful.
-const CONNECTIONS: usize = 64;
+/// Limits on those who ask.
+#[derive(Debug, Clone, Copy)]
+struct Limits {
+    /// Connections served at one time; more wait to be accepted.
+    connections: usize,
+    /// A connection that has not sent a request's head after this is closed, idle ones too.
+    head: Duration,
+    /// No connection lives longer: a reader that never reads its answer is rid of by this.
+    connection: Duration,
+}
 
-/// A connection that has not sent a request's head after this is closed, idle ones too: shorter than the shortest usual
-/// interval between probes, so that nobody can occupy all places for long.
-const HEAD_LIMIT: Duration = Duration::from_secs(5);
-
-/// No connection lives longer: a reader that never reads its answer is rid of by this.
-const CONNECTION_LIMIT: Duration = Duration::from_secs(60);
+/// Probes and two scrapers need a handful of connections. A head is waited for less long than the shortest usual interval
+/// between probes, so that nobody can occupy all places for long.
+const LIMITS: Limits = Limits { connections: 64, head: Duration::from_secs(5), connection: Duration::from_secs(60) };
 
 /// Bytes of a request's head; hyper's least.
 const HEAD_BYTES: usize = 8192;
@@ -57,8 +62,11 @@ pub async fn bind(listen: SocketAddr) -> io::Result<TcpListener> {
 /// Answers until `stop`, then for at most a second more. Readiness has a stop of its own, so that it can say "not ready"
 /// while the process finishes its work.
 pub async fn serve(listener: TcpListener, readiness: Readiness, telemetry: Telemetry, stop: CancellationToken) {
-    let router = router(readiness, telemetry);
-    let places = Arc::new(Semaphore::new(CONNECTIONS));
+    serve_within(LIMITS, listener, router(readiness, telemetry), stop).await;
+}
+
+async fn serve_within(limits: Limits, listener: TcpListener, router: Router, stop: CancellationToken) {
+    let places = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
     loop {
         let accept = async {
@@ -75,7 +83,7 @@ pub async fn serve(listener: TcpListener, readiness: Readiness, telemetry: Telem
                     let (router, stop) = (router.clone(), stop.clone());
                     connections.spawn(async move {
                         let _place = place;
-                        connection(stream, router, stop).await;
+                        connection(limits, stream, router, stop).await;
                     });
                 }
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
@@ -87,14 +95,14 @@ pub async fn serve(listener: TcpListener, readiness: Readiness, telemetry: Telem
 }
 
 /// Serves one connection to its end. What goes wrong on it is the client's business and is not told.
-async fn connection(stream: TcpStream, router: Router, stop: CancellationToken) {
+async fn connection(limits: Limits, stream: TcpStream, router: Router, stop: CancellationToken) {
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
-        .header_read_timeout(HEAD_LIMIT)
+        .header_read_timeout(limits.head)
         .max_buf_size(HEAD_BYTES)
         .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
     let mut serving = std::pin::pin!(serving);
-    let _ = tokio::time::timeout(CONNECTION_LIMIT, async {
+    let _ = tokio::time::timeout(limits.connection, async {
         tokio::select! {
             ended = serving.as_mut() => ended,
             () = stop.cancelled() => {

@@ -22,6 +22,10 @@ struct Stage {
 
 impl Stage {
     async fn start() -> Self {
+        Self::start_within(LIMITS).await
+    }
+
+    async fn start_within(limits: Limits) -> Self {
         let ((consumes, up), (publishes, also_up)) = (watch::channel(true), watch::channel(true));
         let (blocked, is_blocked) = watch::channel(false);
         let (stopping, stop) = (CancellationToken::new(), CancellationToken::new());
@@ -29,7 +33,7 @@ impl Stage {
         let readiness = Readiness::new(links, is_blocked, stopping.clone());
         let listener = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server = tokio::spawn(serve(listener, readiness, Telemetry::default(), stop.clone()));
+        let server = tokio::spawn(serve_within(limits, listener, router(readiness, Telemetry::default()), stop.clone()));
         Self { address, consumes, publishes, blocked, stopping, stop, server }
     }
 
@@ -130,16 +134,27 @@ async fn a_body_that_never_ends_is_not_read() {
 
 #[tokio::test]
 async fn silent_connections_lose_their_place_to_those_who_ask() {
-    let stage = Stage::start().await;
+    let limits = Limits { connections: 4, head: Duration::from_millis(400), ..LIMITS };
+    let stage = Stage::start_within(limits).await;
+    let asked = tokio::time::Instant::now();
     let mut silent = Vec::new();
-    for _ in 0..CONNECTIONS {
+    for _ in 0..limits.connections {
         silent.push(TcpStream::connect(stage.address).await.unwrap());
     }
-    let asked = tokio::time::Instant::now();
     assert!(stage.ask("GET", "/livez").await.starts_with("HTTP/1.1 200 "));
     let waited = asked.elapsed();
-    assert!(waited > HEAD_LIMIT / 2, "no more than {CONNECTIONS} at one time, but the answer came after {waited:?}");
-    assert!(waited < HEAD_LIMIT * 3, "{waited:?}");
+    assert!(waited >= limits.head, "no more than {limits:?} at one time, but the answer came after {waited:?}");
+}
+
+#[tokio::test]
+async fn no_connection_lives_for_ever() {
+    let limits = Limits { connection: Duration::from_millis(200), ..LIMITS };
+    let stage = Stage::start_within(limits).await;
+    let mut idle = TcpStream::connect(stage.address).await.unwrap();
+    idle.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
+    let opened = tokio::time::Instant::now();
+    assert!(answer(&mut idle).await.starts_with("HTTP/1.1 200 "));
+    assert!(opened.elapsed() < LIMITS.head, "the end came from the limit on heads: {:?}", opened.elapsed());
 }
 
 #[tokio::test]

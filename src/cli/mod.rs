@@ -80,7 +80,7 @@ impl Cli {
             Command::Run(command) => {
                 let path = locate::locate(path)?;
                 let (config, directory) = config::load_all(&path)?;
-                logging::init(&config.log).map_err(|e| CliError::Usage(format!("log.level: {e}")))?;
+                let _log = logging::init(&config.log).map_err(|e| CliError::Usage(e.to_string()))?;
                 command.run(config, directory).await
             }
             Command::Check(command) => command.run(path).await,
@@ -94,7 +94,7 @@ impl Cli {
 }
 
 fn load(path: Option<PathBuf>) -> Result<Config, CliError> {
-    Ok(config::load(&locate::locate(path)?, Environment::of_process())?)
+    Ok(config::load_with(&locate::locate(path)?, &Environment::of_process())?)
 }
 
 impl From<BrokerError> for CliError {

@@ -128,6 +128,10 @@ fn broker_url(secret: &SecretString) -> Result<BrokerUrl, Fault> {
         None => refuse("has no host"),
         // The client library would connect to localhost instead.
         Some(url::Host::Ipv6(_)) => refuse("has an IPv6 address, which is not supported; write a host name"),
+        // Everything on the broker has a limit already; this one would be read by nobody.
+        Some(_) if uri.query.connection_timeout.is_some() => {
+            Err(Fault::content("names a connection_timeout, which has no effect; set broker.timeout instead"))
+        }
         Some(_) if uri.vhost.is_empty() => refuse("ends with a slash, which names a virtual host without a name"),
         Some(_) => Ok(BrokerUrl::new(text.to_owned())),
     }
@@ -146,7 +150,7 @@ mod tests {
 
     #[test]
     fn refuses_urls_that_the_client_would_read_in_another_way() {
-        for good in ["amqp://guest:guest@127.0.0.1:5672/%2f", "amqps://h", "amqp://h/v?heartbeat=5&connection_timeout=1000"] {
+        for good in ["amqp://guest:guest@127.0.0.1:5672/%2f", "amqps://h", "amqp://h/v?heartbeat=5&frame_max=8192"] {
             assert!(broker_url(&good.to_owned().into()).is_ok(), "{good}");
         }
         for (bad, why) in [
@@ -159,6 +163,7 @@ mod tests {
             ("amqp:///v", "has no host"),
             ("amqp://CANARY@[::1]/v", "has an IPv6 address"),
             ("amqp://CANARY@h/", "ends with a slash"),
+            ("amqp://CANARY@h/v?connection_timeout=1000", "names a connection_timeout, which has no effect; set broker.timeout"),
         ] {
             let problem = broker_url(&bad.to_owned().into()).unwrap_err().into_text();
             assert!(problem.starts_with(why) && !problem.contains("CANARY"), "{bad}: {problem}");

@@ -13,7 +13,7 @@ use crate::domain::retry::RetryPolicy;
 pub struct DeliveryDefaults {
     /// Limit on one attempt.
     pub timeout: Duration,
-    /// Most requests at one time.
+    /// Most requests to one endpoint at one time, by this worker process.
     pub max_in_flight: NonZeroU16,
     /// When to try again and when to stop.
     pub retry: RetryPolicy,
@@ -40,7 +40,7 @@ pub(super) fn read(section: &mut Section<'_>, defaults: &DeliveryDefaults) -> De
 fn read_retry(section: &mut Section<'_>, defaults: &RetryPolicy) -> RetryPolicy {
     const DAY: Duration = Duration::from_secs(24 * 3600);
     const LEAST: Duration = Duration::from_millis(10);
-    let retry = RetryPolicy {
+    let mut retry = RetryPolicy {
         initial: section.or("initial", defaults.initial, duration(LEAST..=DAY)),
         multiplier: section.or("multiplier", defaults.multiplier, number(1.0..=100.0)),
         max_delay: section.or("max_delay", defaults.max_delay, duration(LEAST..=7 * DAY)),
@@ -51,6 +51,8 @@ fn read_retry(section: &mut Section<'_>, defaults: &RetryPolicy) -> RetryPolicy 
     };
     if retry.initial > retry.max_delay {
         section.problem("initial", "is longer than max_delay");
+        // Said once, not again for every endpoint that takes these as its defaults.
+        retry.initial = retry.max_delay;
     }
     retry
 }

@@ -1,6 +1,7 @@
 //! The environment: what `{ env = "NAME" }` finds, and the overrides `CALLBACKD__SECTION__KEY`.
 
 use std::collections::BTreeMap;
+use std::ffi::OsString;
 use std::fmt;
 
 use toml::{Table, Value};
@@ -10,40 +11,53 @@ const PREFIX: &str = "CALLBACKD__";
 
 /// A copy of environment variables. Prints their number only: values are often secrets.
 #[derive(Clone, Default)]
-pub struct Environment(BTreeMap<String, String>);
+pub struct Environment {
+    variables: BTreeMap<String, String>,
+    /// Overrides whose name or value is not UTF-8: their names, as far as they can be shown.
+    unreadable: Vec<String>,
+}
 
 impl Environment {
-    /// The environment of this process. A variable that is not UTF-8 is left out.
+    /// The environment of this process. A variable that is not UTF-8 is not set; one that is meant as an override is a
+    /// problem of the configuration besides.
     #[must_use]
     pub fn of_process() -> Self {
-        std::env::vars_os().filter_map(|(name, value)| Some((name.into_string().ok()?, value.into_string().ok()?))).collect()
+        std::env::vars_os().collect()
     }
 
     /// The value of a variable; `None` when it is not set.
     #[must_use]
     pub fn get(&self, name: &str) -> Option<&str> {
-        self.0.get(name).map(String::as_str)
+        self.variables.get(name).map(String::as_str)
     }
 }
 
 impl FromIterator<(String, String)> for Environment {
     fn from_iter<I: IntoIterator<Item = (String, String)>>(variables: I) -> Self {
-        Self(variables.into_iter().collect())
+        Self { variables: variables.into_iter().collect(), unreadable: Vec::new() }
     }
 }
 
-impl IntoIterator for Environment {
-    type Item = (String, String);
-    type IntoIter = std::collections::btree_map::IntoIter<String, String>;
-
-    fn into_iter(self) -> Self::IntoIter {
-        self.0.into_iter()
+impl FromIterator<(OsString, OsString)> for Environment {
+    fn from_iter<I: IntoIterator<Item = (OsString, OsString)>>(variables: I) -> Self {
+        let mut environment = Self::default();
+        for (name, value) in variables {
+            match (name.to_str(), value.into_string()) {
+                (Some(name), Ok(value)) => drop(environment.variables.insert(name.to_owned(), value)),
+                _ if name.as_encoded_bytes().starts_with(PREFIX.as_bytes()) => {
+                    environment.unreadable.push(name.to_string_lossy().into_owned());
+                }
+                _ => {}
+            }
+        }
+        environment.unreadable.sort();
+        environment
     }
 }
 
 impl fmt::Debug for Environment {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        write!(f, "Environment({} variables)", self.0.len())
+        write!(f, "Environment({} variables)", self.variables.len())
     }
 }
 
@@ -67,9 +81,10 @@ impl Overrides {
     /// Puts the values of all `CALLBACKD__*` variables into the table, as texts: what kind a value should be is known only
     /// to who reads it. Problems name the variable.
     pub(super) fn apply(table: &mut Table, environment: &Environment) -> (Self, Vec<String>) {
-        let (mut overrides, mut problems) = (Self::default(), Vec::new());
+        let mut overrides = Self::default();
+        let mut problems: Vec<String> = environment.unreadable.iter().map(|name| format!("{name}: is not UTF-8")).collect();
         let mut wanted = BTreeMap::new();
-        for (name, value) in &environment.0 {
+        for (name, value) in &environment.variables {
             let Some(rest) = name.strip_prefix(PREFIX) else { continue };
             match steps(rest) {
                 None => problems.push(format!("{name}: is no key; write {PREFIX}SECTION__KEY")),
@@ -224,6 +239,24 @@ mod tests {
         let expected: Table = "delivery.retry = { initial = '2s', jitter = '0.3' }".parse().unwrap();
         assert_eq!(table, expected);
         assert_eq!(overrides.origin("delivery.retry.initial"), Some("CALLBACKD__DELIVERY__RETRY"));
+    }
+
+    #[test]
+    fn an_override_that_is_not_utf_8_is_a_problem_and_any_other_variable_is_not() {
+        use std::os::unix::ffi::OsStringExt as _;
+        let bad = |text: &str| OsString::from_vec([text.as_bytes(), b"\xff"].concat());
+        let variables = [
+            ("CALLBACKD__LOG__LEVEL".into(), bad("CANARY")),
+            (bad("CALLBACKD__LOG__"), "CANARY".into()),
+            (bad("OTHER"), "CANARY".into()),
+            ("OTHER".into(), bad("CANARY")),
+            ("CALLBACKD__LOG__FORMAT".into(), "json".into()),
+        ];
+        let environment: Environment = variables.into_iter().collect();
+        let mut table = Table::new();
+        let (_, problems) = Overrides::apply(&mut table, &environment);
+        assert_eq!(problems, ["CALLBACKD__LOG__LEVEL: is not UTF-8", "CALLBACKD__LOG__\u{fffd}: is not UTF-8"]);
+        assert_eq!((environment.get("OTHER"), table), (None, "log.format = 'json'".parse().unwrap()));
     }
 
     #[test]

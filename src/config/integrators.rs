@@ -55,6 +55,11 @@ fn read_endpoints(
     delivery: &DeliveryDefaults,
     egress: &Egress,
 ) -> Vec<Arc<Endpoint>> {
+    const REMEDY: &str = "give at least one endpoint or leave the integrator out";
+    // Its events would be acknowledged and nobody told; without the integrator, they wait and are then rejected.
+    if integrator.is_empty_list("endpoint") {
+        integrator.problem("endpoint", format!("is empty; {REMEDY}"));
+    }
     let mut ids = HashSet::new();
     let endpoints = integrator.sections("endpoint", ENDPOINTS, |section| {
         let id = section.required("id", |value| EndpointId::try_new(word(EndpointId::LIMIT)(value)?).map_err(Fault::content));
@@ -68,7 +73,7 @@ fn read_endpoints(
         read_endpoint(section, (key, id), delivery, egress).map(Arc::new)
     });
     if endpoints.is_none() {
-        integrator.problem("endpoint", "is missing; write endpoint = [] for an integrator that is told nothing");
+        integrator.problem("endpoint", format!("is missing; {REMEDY}"));
     }
     endpoints.unwrap_or_default()
 }

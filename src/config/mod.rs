@@ -78,10 +78,17 @@ const DIRECTORY_LIMIT: u64 = 64 << 20;
 /// # Errors
 /// All problems at once: a file that cannot be read, bad syntax, unknown keys, values that are wrong or out of range.
 pub fn load(path: &Path, environment: impl IntoIterator<Item = (String, String)>) -> Result<Config, Problems> {
-    let environment = environment.into_iter().collect();
+    load_with(path, &environment.into_iter().collect())
+}
+
+/// The same with an environment that may hold overrides that cannot be read.
+///
+/// # Errors
+/// As [`load`].
+pub fn load_with(path: &Path, environment: &Environment) -> Result<Config, Problems> {
     let mut table = file::read_table(path, CONFIG_LIMIT)?;
-    let reading = Reading::overridden(path, &mut table, &environment);
-    let config = read_config(&reading, table);
+    let reading = Reading::overridden(path, &mut table, environment);
+    let (config, _) = read_config(&reading, table);
     reading.finish(config)
 }
 
@@ -99,15 +106,36 @@ pub fn load_directory(path: &Path, delivery: &DeliveryDefaults, egress: &Egress,
 /// Loads the configuration and the integrators' file that it names, with the environment of this process.
 ///
 /// # Errors
-/// All problems of both files; those of the second only when the first can be used.
+/// All problems of both files; those of the second only when the first says where it is.
 pub fn load_all(path: &Path) -> Result<(Config, Directory), Problems> {
     let environment = Environment::of_process();
-    let config = load(path, environment.clone())?;
-    let directory = load_directory(&config.integrators_file, &config.delivery, &config.egress, &environment)?;
-    Ok((config, directory))
+    let mut table = file::read_table(path, CONFIG_LIMIT)?;
+    let reading = Reading::overridden(path, &mut table, &environment);
+    let (config, integrators) = read_config(&reading, table);
+    match reading.finish(config) {
+        Ok(config) => {
+            let directory = load_directory(&config.integrators_file, &config.delivery, &config.egress, &environment)?;
+            Ok((config, directory))
+        }
+        Err(problems) => Err(problems.and(integrators.and_then(|integrators| integrators.problems(&environment)))),
+    }
 }
 
-fn read_config(reading: &Reading<'_>, table: Table) -> Option<Config> {
+/// What the problems of the integrators' file depend on. Where it is wrong itself, the default stands in its place.
+struct Integrators {
+    file: PathBuf,
+    delivery: DeliveryDefaults,
+    egress: Egress,
+}
+
+impl Integrators {
+    fn problems(&self, environment: &Environment) -> Option<Problems> {
+        load_directory(&self.file, &self.delivery, &self.egress, environment).err()
+    }
+}
+
+/// The configuration, and what is known of the integrators whether or not it can be used.
+fn read_config(reading: &Reading<'_>, table: Table) -> (Option<Config>, Option<Integrators>) {
     Section::root(reading, table, |root| {
         let (broker, prefix) = root.section("broker", broker::read);
         let sources = source::read_all(root, &prefix);
@@ -121,9 +149,17 @@ fn read_config(reading: &Reading<'_>, table: Table) -> Option<Config> {
         let egress = root.section("egress", egress::read);
         let admin = root.section("admin", operations::read_admin);
         let log = root.section("log", operations::read_log);
+        let before = reading.problem_count();
         let file = root.section("integrators", |section| section.or("file", "integrators.toml".to_owned(), kinds::text(4096)));
         let integrators_file = reading.resolve(&file);
-        Some(Config { broker: broker?, sources, ladder: Arc::new(ladder?), worker, dead, delivery, egress, admin, integrators_file, log })
+        // A file whose name is wrong is not the one by the default name.
+        let is_known = reading.problem_count() == before;
+        let integrators = is_known.then(|| Integrators { file: integrators_file.clone(), delivery, egress: egress.clone() });
+        let config = broker.zip(ladder).map(|(broker, ladder)| {
+            let ladder = Arc::new(ladder);
+            Config { broker, sources, ladder, worker, dead, delivery, egress, admin, integrators_file, log }
+        });
+        (config, integrators)
     })
 }
 
@@ -164,7 +200,7 @@ mod tests {
         let (path, environment) = (example("callbackd.example.toml"), Environment::default());
         let mut table = file::read_table(&path, CONFIG_LIMIT).unwrap();
         let reading = Reading::overridden(&path, &mut table, &environment);
-        let shown = read_config(&reading, table.clone()).unwrap();
+        let shown = read_config(&reading, table.clone()).0.unwrap();
         assert_eq!(missing(reading.asked(), &table), [""; 0]);
         reading.finish(Some(())).unwrap();
 
@@ -173,7 +209,7 @@ mod tests {
         let sources =
             "[[source]]\nname = 'compliance'\nexchange = 'compliance.events'\n[[source]]\nname = 'ident'\nexchange = 'ident.events'";
         std::fs::write(&least, format!("broker.url = 'amqp://guest:guest@127.0.0.1:5672/%2f'\n{sources}")).unwrap();
-        let mut defaults = load(&least, environment).unwrap();
+        let mut defaults = load_with(&least, &environment).unwrap();
         // The two that differ: an optional key that has to be shown, and the folder.
         defaults.delivery.retry.max_attempts = Some(1000);
         assert_eq!(defaults.integrators_file, folder.path().join("integrators.toml"));

@@ -18,6 +18,12 @@ impl Problems {
         Self(lines)
     }
 
+    /// These problems and then others.
+    pub(super) fn and(mut self, others: Option<Self>) -> Self {
+        self.0.extend(others.into_iter().flat_map(|others| others.0));
+        self
+    }
+
     /// The lines.
     #[must_use]
     pub fn lines(&self) -> &[String] {

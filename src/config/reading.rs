@@ -64,6 +64,11 @@ impl<'e> Reading<'e> {
         self.note(self.overrides.maker(path), path, what);
     }
 
+    /// How many problems have been noted so far.
+    pub(super) fn problem_count(&self) -> usize {
+        self.problems.borrow().len()
+    }
+
     /// The result, if nothing was wrong.
     ///
     /// # Errors

@@ -253,7 +253,7 @@ mod tests {
         let watcher = Watcher { origin: Arc::new(origin), in_force, telemetry, trigger, interval: INTERVAL };
         let mut patience = Patience::default();
 
-        std::fs::write(&path, "[[integrator]]\nkey = 'acme'\nendpoint = []").unwrap();
+        std::fs::write(&path, "[[integrator]]\nkey = 'acme'\nendpoint = [{ id = 'main', url = 'https://acme.example/' }]").unwrap();
         watcher.load(&mut patience, Telling::News).await;
         let first = Arc::clone(&receiver.borrow());
         assert_eq!((first.len(), patience.refused.is_some()), (1, false));

@@ -91,6 +91,11 @@ impl<'r> Section<'r> {
         Some(items.filter_map(|(index, item)| reading.parse(&format!("{path}[{index}]"), &item, &parse)).collect())
     }
 
+    /// Whether a key holds a list with nothing in it.
+    pub(super) fn is_empty_list(&self, key: &str) -> bool {
+        matches!(self.table.get(key), Some(Value::Array(items)) if items.is_empty())
+    }
+
     /// All keys of this table with their values: for tables whose keys are the user's own.
     pub(super) fn take_all(&mut self) -> Table {
         std::mem::take(&mut self.table)

@@ -12,7 +12,7 @@ pub struct Worker {
     pub max_body: usize,
     /// How long an event of an unknown integrator waits for its configuration.
     pub unknown_integrator_wait: Duration,
-    /// How long a stop waits for requests in flight.
+    /// How long a stop waits for what is in progress: requests, and copies that the broker has not confirmed.
     pub stop_timeout: Duration,
 }
 

@@ -82,10 +82,12 @@ pub enum Fact<'a> {
         /// How much later than planned it came; only for retries.
         late_by: Option<Duration>,
     },
-    /// All deliveries of a message are settled and it is acknowledged.
+    /// All deliveries of a message are settled and its acknowledgement is handed to the connection.
     Settled {
         /// Where from.
         source: &'a SourceName,
+        /// Its event, where it is one.
+        event: Option<EventRef<'a>>,
         /// The furthest that any of its deliveries got.
         outcome: EventOutcome,
     },
@@ -98,12 +100,14 @@ pub enum Fact<'a> {
         /// Why.
         reason: SkipReason,
     },
-    /// Nobody by the event's integrator or endpoint is configured; it waits for the configuration.
-    WaitsForConfiguration {
+    /// An event, or one delivery of it, is in the ladder (confirmed) and comes back later.
+    Waits {
         /// The event.
         event: EventRef<'a>,
-        /// The endpoint that a delivery names.
+        /// The endpoint of the delivery; none where the whole event waits.
         endpoint: Option<&'a EndpointId>,
+        /// Why.
+        cause: WaitCause,
         /// How long.
         wait: Wait,
     },
@@ -123,7 +127,7 @@ pub enum Fact<'a> {
         reply: &'a Reply,
         /// What follows.
         verdict: &'a Verdict,
-        /// From the event's publishing (or first receipt) to a delivery; only on delivery.
+        /// From AMQP `timestamp` (whole seconds), or first receipt where there is none, to a delivery; only on delivery.
         latency: Option<Duration>,
     },
     /// A delivery was given up and is among the dead letters (confirmed).
@@ -160,16 +164,16 @@ pub enum Fact<'a> {
         /// What is wrong, a line each, without secrets.
         problems: &'a [String],
     },
-    /// The process was told to stop and finishes what is in flight.
+    /// The process was told to stop and finishes what it has begun.
     Stopping {
-        /// Requests in flight.
-        in_flight: usize,
+        /// Pieces of work in progress: requests, and copies that the broker has not confirmed yet.
+        open: usize,
         /// The most it waits for them.
         limit: Duration,
     },
     /// The process is done.
     Stopped {
-        /// Requests that did not end in time; their events go back to the broker.
+        /// Pieces of work (requests and copies) that did not end in time; their events go back to the broker.
         abandoned: usize,
     },
 }
@@ -183,6 +187,35 @@ pub struct EventRef<'a> {
     pub integrator: &'a IntegratorKey,
     /// What it is about.
     pub topic: &'a Topic,
+}
+
+/// Why something waits in the ladder. A closed set: it labels a metric.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum WaitCause {
+    /// An attempt failed and will be made again.
+    Retry,
+    /// It came back before its time, as no rung is as long as the whole wait: another turn of the same wait.
+    HoldUntil,
+    /// Nobody by the event's integrator or endpoint is configured.
+    Configuration,
+    /// It waited too long for its endpoint's turn, and makes room.
+    Parked,
+}
+
+impl WaitCause {
+    /// Every cause, for metrics that start at zero.
+    pub const ALL: [Self; 4] = [Self::Retry, Self::HoldUntil, Self::Configuration, Self::Parked];
+
+    /// The name in logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Retry => "retry",
+            Self::HoldUntil => "hold_until",
+            Self::Configuration => "configuration",
+            Self::Parked => "parked",
+        }
+    }
 }
 
 /// How a message ended, for the count of events by source and outcome.

@@ -8,7 +8,7 @@ use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
-use super::facts::{EventRef, Fact};
+use super::facts::{EventRef, Fact, WaitCause};
 use crate::clock;
 use crate::domain::decide::{Verdict, Wait};
 use crate::domain::names::EndpointId;
@@ -19,6 +19,9 @@ const NAME_LIMIT: usize = 200;
 /// Longest error text in a log line, in bytes: a broker's reply text has at most 255.
 const TEXT_LIMIT: usize = 500;
 
+/// Longest reason for a lost link, in bytes: it may list what is missing on the broker, how many things and what to do first.
+const LOST_LIMIT: usize = 2000;
+
 /// Longest list of problems in a log line, in bytes: about twenty problems.
 const PROBLEMS_LIMIT: usize = 4000;
 
@@ -26,12 +29,10 @@ const PROBLEMS_LIMIT: usize = 4000;
 pub(super) fn write(fact: &Fact<'_>) {
     match fact {
         Fact::Attempted { .. } => attempt(fact),
-        Fact::Received { .. }
-        | Fact::Settled { .. }
-        | Fact::Skipped { .. }
-        | Fact::WaitsForConfiguration { .. }
-        | Fact::DeadLettered { .. }
-        | Fact::Rejected { .. } => event(fact),
+        Fact::Waits { .. } => waits(fact),
+        Fact::Received { .. } | Fact::Settled { .. } | Fact::Skipped { .. } | Fact::DeadLettered { .. } | Fact::Rejected { .. } => {
+            event(fact)
+        }
         Fact::BrokerConnected { .. }
         | Fact::BrokerLost { .. }
         | Fact::BrokerBlocked { .. }
@@ -75,14 +76,43 @@ fn attempt(fact: &Fact<'_>) {
     );
 }
 
+fn waits(fact: &Fact<'_>) {
+    let Fact::Waits { event, endpoint, cause, wait } = *fact else { return };
+    // The level of a line is part of what `tracing` knows of it before it runs, so there is one line for each level.
+    macro_rules! line {
+        ($level:ident) => {
+            $level!(
+                target: "callbackd",
+                event_id = &*id(&event),
+                integrator = &*integrator(&event),
+                endpoint = endpoint.map(EndpointId::as_str),
+                topic = &*topic(&event),
+                cause = cause.as_str(),
+                retry_in_ms = remaining_ms(&wait),
+                due_at = wait.due_at.to_string(),
+                "waits"
+            )
+        };
+    }
+    match cause {
+        // The attempt before has its own line, which says the same.
+        WaitCause::Retry | WaitCause::HoldUntil => line!(debug),
+        WaitCause::Configuration | WaitCause::Parked => line!(info),
+    }
+}
+
 fn event(fact: &Fact<'_>) {
     match *fact {
         Fact::Received { source, due, late_by } => {
             debug!(target: "callbackd", source = source.as_str(), due, late_by_ms = late_by.map(ms), "received");
         }
-        Fact::Settled { source, outcome } => {
-            debug!(target: "callbackd", source = source.as_str(), outcome = outcome.as_str(), "settled");
-        }
+        Fact::Settled { source, event, outcome } => debug!(
+            target: "callbackd",
+            source = source.as_str(),
+            event_id = event.as_ref().map(id).as_deref(),
+            outcome = outcome.as_str(),
+            "settled"
+        ),
         Fact::Skipped { event, endpoint, reason } => info!(
             target: "callbackd",
             event_id = &*id(&event),
@@ -91,16 +121,6 @@ fn event(fact: &Fact<'_>) {
             topic = &*topic(&event),
             reason = reason.as_str(),
             "skipped"
-        ),
-        Fact::WaitsForConfiguration { event, endpoint, wait } => info!(
-            target: "callbackd",
-            event_id = &*id(&event),
-            integrator = &*integrator(&event),
-            endpoint = endpoint.map(EndpointId::as_str),
-            topic = &*topic(&event),
-            retry_in_ms = remaining_ms(&wait),
-            due_at = wait.due_at.to_string(),
-            "waits for configuration"
         ),
         Fact::DeadLettered { event, endpoint, reason, attempts } => warn!(
             target: "callbackd",
@@ -131,7 +151,7 @@ fn broker(fact: &Fact<'_>) {
     match *fact {
         Fact::BrokerConnected { link } => info!(target: "callbackd", link, "broker connected"),
         Fact::BrokerLost { link, error, retry_in } => {
-            warn!(target: "callbackd", link, error = &*cut(error, TEXT_LIMIT), retry_in_ms = ms(retry_in), "broker lost");
+            warn!(target: "callbackd", link, error = &*cut(error, LOST_LIMIT), retry_in_ms = ms(retry_in), "broker lost");
         }
         Fact::BrokerBlocked { reason } => warn!(target: "callbackd", reason = &*cut(reason, TEXT_LIMIT), "broker blocked"),
         Fact::BrokerUnblocked => info!(target: "callbackd", "broker unblocked"),
@@ -158,7 +178,7 @@ fn service(fact: &Fact<'_>) {
             problems = &*cut(&problems.join("; "), PROBLEMS_LIMIT),
             "reload refused"
         ),
-        Fact::Stopping { in_flight, limit } => info!(target: "callbackd", in_flight, limit_ms = ms(limit), "stopping"),
+        Fact::Stopping { open, limit } => info!(target: "callbackd", open, limit_ms = ms(limit), "stopping"),
         Fact::Stopped { abandoned } => info!(target: "callbackd", abandoned, "stopped"),
         _ => {}
     }

@@ -1,9 +1,13 @@
 //! Where log lines go and what they look like: standard error, for eyes or for machines.
 
 use std::fmt::{self, Write as _};
-use std::io::IsTerminal as _;
+use std::io::{self, IsTerminal as _};
+use std::sync::{OnceLock, mpsc};
+use std::thread;
+use std::time::Duration;
 
 use tracing::{Level, Metadata, Subscriber};
+use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::filter::{EnvFilter, FilterFn, LevelFilter, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
@@ -31,13 +35,54 @@ pub enum BadLog {
     Twice,
 }
 
+/// Lines that wait for standard error to take them; more are dropped and counted. Some seconds of a busy worker's log, and
+/// about 8 MiB at the usual 500 bytes a line.
+const LINES_WAITING: usize = 16_384;
+
+/// How long the end of the process waits for lines that are not written yet: a little more than the 1.1 s after which
+/// the writing thread is given up.
+const END_LIMIT: Duration = Duration::from_millis(1500);
+
+/// Counts what was dropped. The log itself belongs to the process, so what counts its losses does too.
+static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+
+/// Lines that were dropped because standard error did not take them in time, since the log was set up.
+pub(super) fn dropped_lines() -> u64 {
+    DROPPED.get().map_or(0, |dropped| u64::try_from(dropped.dropped_lines()).unwrap_or(u64::MAX))
+}
+
+/// Keeps the log going. Dropping it waits, for a second or so, until every line is written; lines after that are lost.
+#[must_use = "without it, lines are lost"]
+pub struct LogGuard(Option<WorkerGuard>);
+
+impl Drop for LogGuard {
+    fn drop(&mut self) {
+        // The crate's guard gives up in time, but then says so on standard output, which may be the same pipe that
+        // nobody reads: so a thread drops it that need not come back.
+        let (guard, (done, is_done)) = (self.0.take(), mpsc::channel());
+        let dropping = thread::Builder::new().spawn(move || {
+            drop(guard);
+            done.send(())
+        });
+        // Without a thread the guard has been dropped already, and the channel is closed.
+        drop(dropping);
+        let _ = is_done.recv_timeout(END_LIMIT);
+    }
+}
+
+impl fmt::Debug for LogGuard {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("LogGuard").finish_non_exhaustive()
+    }
+}
+
 /// Sets up the log of this process, on standard error: commands print their results on standard output. The variable
 /// `RUST_LOG` wins over the configuration where it is set and not empty. Lines are lost, not waited for, when standard
-/// error is closed.
+/// error is closed or nobody reads it: the worker never stands still for its log. The guard is to be held until the end.
 ///
 /// # Errors
-/// [`BadLog`]; nothing is set up then.
-pub fn init(log: &Log) -> Result<(), BadLog> {
+/// [`BadLog`], which names the key or variable; nothing is set up then.
+pub fn init(log: &Log) -> Result<LogGuard, BadLog> {
     let from_environment = std::env::var("RUST_LOG").ok().filter(|directive| !directive.trim().is_empty());
     let filter = match &from_environment {
         Some(directive) => filter("RUST_LOG", directive)?,
@@ -51,7 +96,18 @@ pub fn init(log: &Log) -> Result<(), BadLog> {
         LogFormat::Auto => Shape::Json,
     };
     let colour = on_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    subscriber(shape, colour, filter, std::io::stderr).try_init().map_err(|_already| BadLog::Twice)
+    let (writer, guard) = beside(io::stderr(), LINES_WAITING);
+    let dropped = writer.error_counter();
+    subscriber(shape, colour, filter, writer).try_init().map_err(|_already| BadLog::Twice)?;
+    let _ = DROPPED.set(dropped);
+    Ok(guard)
+}
+
+/// Writes to `output` on a thread of its own. At most `limit` lines wait for it; more are dropped and counted.
+pub(super) fn beside(output: impl io::Write + Send + 'static, limit: usize) -> (NonBlocking, LogGuard) {
+    let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(limit).thread_name("log");
+    let (writer, guard) = builder.finish(output);
+    (writer, LogGuard(Some(guard)))
 }
 
 /// The two shapes that are left when `auto` is decided.

@@ -8,7 +8,7 @@ mod metrics;
 use std::fmt;
 use std::sync::Arc;
 
-pub use facts::{EventOutcome, EventRef, Fact};
+pub use facts::{EventOutcome, EventRef, Fact, WaitCause};
 
 use crate::config::Config;
 use crate::domain::integrator::Directory;
@@ -68,7 +68,7 @@ impl Telemetry {
         self.metrics.deliveries.lane_waiting.sub(signed(count));
     }
 
-    /// So many more messages are in our hands: received and not yet settled.
+    /// So many more messages are in our hands: taken from the broker and not yet settled or given up.
     pub fn held_add(&self, count: usize) {
         self.metrics.events.held.add(signed(count));
     }

@@ -9,13 +9,12 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 
-use super::facts::{EventOutcome, EventRef, Fact};
-use super::logging::{Shape, filter, subscriber};
+use super::facts::{EventOutcome, EventRef, Fact, WaitCause};
+use super::logging::{Shape, beside, filter, subscriber};
+use super::metrics::deliveries::{CLASSES, OTHER_STATUS, VERDICTS, verdict_index};
 use super::{REMOVED, Telemetry};
 use crate::clock;
-use crate::config::{
-    Admin, Broker, BrokerUrl, Config, Dead, DeliveryDefaults, Egress, Log, LogFormat, Names, PrivateNetworks, Source, Worker,
-};
+use crate::config::{self, Config};
 use crate::domain::dead::{DeadReason, RejectReason};
 use crate::domain::decide::{Verdict, Wait};
 use crate::domain::decode::{Metadata, decode};
@@ -74,6 +73,10 @@ impl Scene {
         telemetry.record(&Fact::DeadLettered { event: self.event(), endpoint: &self.endpoint.id, reason, attempts: 9 });
     }
 
+    fn waits(&self, telemetry: &Telemetry, cause: WaitCause) {
+        telemetry.record(&Fact::Waits { event: self.event(), endpoint: Some(&self.endpoint.id), cause, wait: self.wait });
+    }
+
     /// Records each kind of fact once; returns the message of each line in order.
     fn record_everything(&self, telemetry: &Telemetry) -> Vec<&'static str> {
         let event = self.event();
@@ -89,9 +92,9 @@ impl Scene {
         telemetry.record(&Fact::StaleAcks { queue, count: 3 });
         telemetry.record(&Fact::TopologyReady { objects: 70 });
         telemetry.record(&Fact::Received { source: &self.source, due: true, late_by: Some(Duration::from_millis(30)) });
-        telemetry.record(&Fact::Settled { source: &self.source, outcome: EventOutcome::Delivered });
+        telemetry.record(&Fact::Settled { source: &self.source, event: Some(event), outcome: EventOutcome::Delivered });
         telemetry.record(&Fact::Skipped { event, endpoint: &self.endpoint, reason: SkipReason::TopicNotWanted });
-        telemetry.record(&Fact::WaitsForConfiguration { event, endpoint: Some(&self.endpoint.id), wait: self.wait });
+        self.waits(telemetry, WaitCause::Configuration);
         self.attempt(telemetry, Outcome::Answered { status: 200, retry_after: None }, Verdict::Delivered);
         self.dead_letter(telemetry, DeadReason::Gone);
         telemetry.record(&Fact::Rejected {
@@ -102,7 +105,7 @@ impl Scene {
         });
         telemetry.record(&Fact::Reloaded { integrators: 2, endpoints: 3 });
         telemetry.record(&Fact::ReloadRefused { problems: &["a: bad".to_owned(), "b: worse".to_owned()] });
-        telemetry.record(&Fact::Stopping { in_flight: 1, limit: Duration::from_secs(25) });
+        telemetry.record(&Fact::Stopping { open: 1, limit: Duration::from_secs(25) });
         telemetry.record(&Fact::Stopped { abandoned: 0 });
         vec![
             "started",
@@ -118,7 +121,7 @@ impl Scene {
             "received",
             "settled",
             "skipped",
-            "waits for configuration",
+            "waits",
             "attempt",
             "dead letter",
             "rejected",
@@ -163,41 +166,11 @@ fn directory(endpoints: &[(&str, &str)]) -> Directory {
 }
 
 fn config() -> Config {
-    Config {
-        broker: Broker {
-            url: BrokerUrl::new("amqp://guest:CANARY@127.0.0.1:5672/%2f".to_owned()),
-            declare: true,
-            names: Names {
-                route: "callbacks.route".to_owned(),
-                publish: "callbacks.publish".to_owned(),
-                dead: "callbacks.dead".to_owned(),
-                rejected: "callbacks.rejected".to_owned(),
-                unroutable: "callbacks.unroutable".to_owned(),
-            },
-            heartbeat: Duration::from_secs(10),
-            timeout: Duration::from_secs(10),
-            publish_channels: 16,
-        },
-        sources: vec![Source {
-            name: SourceName::try_new("ident").unwrap(),
-            exchange: "ident.events".to_owned(),
-            queue: "callbacks.ident".to_owned(),
-            binding: "#".to_owned(),
-            prefetch: NonZeroU16::new(1000).unwrap(),
-        }],
-        ladder: Arc::new(ladder()),
-        worker: Worker { max_body: 16 << 20, unknown_integrator_wait: Duration::from_secs(600), stop_timeout: Duration::from_secs(25) },
-        dead: Dead { retention: Duration::from_secs(14 * 86_400) },
-        delivery: DeliveryDefaults {
-            timeout: Duration::from_secs(15),
-            max_in_flight: NonZeroU16::new(16).unwrap(),
-            retry: RetryPolicy::default(),
-        },
-        egress: Egress { allow_http: false, private: PrivateNetworks::Denied },
-        admin: Admin { listen: ([127, 0, 0, 1], 0).into() },
-        integrators_file: "integrators.toml".into(),
-        log: Log { format: LogFormat::Auto, level: "info".to_owned() },
-    }
+    let folder = tempfile::tempdir().unwrap();
+    let path = folder.path().join("callbackd.toml");
+    let url = "amqp://guest:CANARY@127.0.0.1:5672/%2f";
+    std::fs::write(&path, format!("broker.url = '{url}'\n[[source]]\nname = 'ident'\nexchange = 'ident.events'")).unwrap();
+    config::load(&path, []).unwrap()
 }
 
 /// Standard error, but readable.
@@ -248,7 +221,8 @@ fn every_fact_about_events_and_deliveries_counts_in_its_series() {
             r#"callbackd_events_settled_total{outcome="delivered",source="ident"} 1"#,
             r#"callbackd_events_settled_total{outcome="dead",source="ident"} 0"#,
             r#"callbackd_events_rejected_total{reason="unknown_integrator",source="ident"} 1"#,
-            r#"callbackd_waits_for_configuration_total 1"#,
+            r#"callbackd_waits_total{cause="configuration"} 1"#,
+            r#"callbackd_waits_total{cause="parked"} 0"#,
             r#"callbackd_deliveries_skipped_total{endpoint="main",integrator="acme",reason="topic_not_wanted"} 1"#,
             r#"callbackd_attempts_total{class="2xx",endpoint="main",integrator="acme",verdict="delivered"} 1"#,
             r#"callbackd_attempts_total{class="5xx",endpoint="main",integrator="acme",verdict="retry"} 1"#,
@@ -256,7 +230,6 @@ fn every_fact_about_events_and_deliveries_counts_in_its_series() {
             r#"callbackd_attempt_duration_seconds_count 3"#,
             r#"callbackd_attempt_duration_seconds_bucket{le="0.05"} 3"#,
             r#"callbackd_delivery_latency_seconds_sum 7"#,
-            r#"callbackd_retries_scheduled_total 1"#,
             r#"callbackd_dead_letters_total{endpoint="main",integrator="acme",reason="gone"} 1"#,
         ],
     );
@@ -284,6 +257,7 @@ fn every_fact_about_the_broker_and_the_process_shows() {
         &[
             "callbackd_broker_blocked 0",
             r#"callbackd_quarantined{queue="callbacks.ident"} 0"#,
+            r#"callbackd_quarantines_total{queue="callbacks.ident"} 2"#,
             r#"callbackd_broker_connected{link="callbacks.ident"} 1"#,
             r#"callbackd_broker_reconnects_total{link="callbacks.ident"} 1"#,
             r#"callbackd_publish_failures_total{queue="callbacks.ident.wait.1s"} 1"#,
@@ -314,6 +288,7 @@ fn what_the_configuration_knows_starts_at_zero() {
             r#"callbackd_broker_connected{link="publish"} 0"#,
             r#"callbackd_broker_connected{link="callbacks.ident.due"} 0"#,
             r#"callbackd_quarantined{queue="callbacks.ident"} 0"#,
+            r#"callbackd_quarantines_total{queue="callbacks.ident.due"} 0"#,
             r#"callbackd_stale_acks_total{queue="callbacks.ident.due"} 0"#,
             r#"callbackd_publish_failures_total{queue="callbacks.dead"} 0"#,
             r#"callbackd_publish_failures_total{queue="callbacks.ident.wait.6h"} 0"#,
@@ -374,22 +349,38 @@ fn a_key_that_only_a_message_names_never_becomes_a_label() {
 fn every_class_of_reply_is_counted() {
     let (scene, telemetry) = (Scene::new(), Telemetry::default());
     let answers = [200, 301, 404, 500, 100].map(|status| Outcome::Answered { status, retry_after: None });
-    let failures = [
-        Failure::Timeout,
-        Failure::Dns,
-        Failure::Connect,
-        Failure::Tls(crate::domain::reply::TlsFault::Other),
-        Failure::Blocked(crate::domain::reply::Forbidden::Url),
-        Failure::Disconnected,
-        Failure::NotHttp,
-        Failure::Other,
-    ]
-    .map(Outcome::Failed);
-    for outcome in answers.into_iter().chain(failures) {
+    for outcome in answers.into_iter().chain(failures().map(Outcome::Failed)) {
         scene.attempt(&telemetry, outcome, Verdict::Dead(DeadReason::Expired));
     }
     let text = telemetry.metrics_text();
-    assert_eq!(text.lines().filter(|line| line.starts_with("callbackd_attempts_total{") && line.ends_with(" 1")).count(), 13, "{text}");
+    let counted = |class: &&str| text.lines().any(|line| line.contains(&format!("class=\"{class}\"")) && line.ends_with(" 1"));
+    assert_eq!(CLASSES.iter().filter(|class| counted(class)).count(), CLASSES.len(), "{text}");
+}
+
+#[test]
+fn the_labels_of_attempts_are_exactly_what_replies_and_verdicts_can_say() {
+    let answers = (0..=u16::MAX).map(|status| Outcome::Answered { status, retry_after: None });
+    let replies = answers.chain(failures().map(Outcome::Failed)).map(|outcome| Reply { outcome, took: Duration::ZERO });
+    let said: BTreeSet<&str> = replies.map(|reply| reply.class()).collect();
+    assert_eq!(said, CLASSES.into_iter().collect());
+    assert_eq!(CLASSES[OTHER_STATUS], "other_status");
+    for verdict in [Verdict::Delivered, Verdict::Retry(Scene::new().wait), Verdict::Dead(DeadReason::Gone)] {
+        assert_eq!(VERDICTS[verdict_index(&verdict)], verdict.as_str());
+    }
+}
+
+/// Every failure there is: a new one does not compile until it stands here too.
+fn failures() -> impl Iterator<Item = Failure> {
+    std::iter::successors(Some(Failure::Timeout), |failure| match failure {
+        Failure::Timeout => Some(Failure::Dns),
+        Failure::Dns => Some(Failure::Connect),
+        Failure::Connect => Some(Failure::Tls),
+        Failure::Tls => Some(Failure::Blocked),
+        Failure::Blocked => Some(Failure::Disconnected),
+        Failure::Disconnected => Some(Failure::NotHttp),
+        Failure::NotHttp => Some(Failure::Other),
+        Failure::Other => None,
+    })
 }
 
 #[test]
@@ -482,6 +473,39 @@ fn an_attempt_says_everything_about_itself() {
 }
 
 #[test]
+fn what_waits_has_a_line_and_a_count_and_only_the_unusual_is_told_by_default() {
+    let (scene, telemetry) = (Scene::new(), Telemetry::default());
+    let told = |directive| {
+        let json = lines(Shape::Json, directive, || WaitCause::ALL.into_iter().for_each(|cause| scene.waits(&telemetry, cause)));
+        let read = |line: &String| serde_json::from_str::<serde_json::Value>(line).unwrap();
+        json.iter().map(read).inspect(|line| assert_eq!(line["message"], "waits")).collect::<Vec<_>>()
+    };
+    let causes = |told: &[serde_json::Value]| told.iter().map(|line| line["cause"].as_str().unwrap().to_owned()).collect::<Vec<_>>();
+    let all = told("debug");
+    assert_eq!(causes(&all), WaitCause::ALL.map(WaitCause::as_str));
+    for (field, expected) in [("event_id", "evt-1"), ("integrator", "acme"), ("endpoint", "main"), ("topic", "identResult")] {
+        assert_eq!(all[0][field], expected, "{field} in {}", all[0]);
+    }
+    assert!((60_000..=64_000).contains(&all[0]["retry_in_ms"].as_u64().unwrap()), "{}", all[0]);
+    assert_eq!(causes(&told("info")), ["configuration", "parked"]);
+    for cause in WaitCause::ALL {
+        assert_series(&telemetry, &[&format!(r#"callbackd_waits_total{{cause="{}"}} 2"#, cause.as_str())]);
+    }
+}
+
+#[test]
+fn a_settled_message_names_its_event_where_it_has_one() {
+    let (scene, telemetry) = (Scene::new(), Telemetry::default());
+    let json = lines(Shape::Json, "debug", || {
+        for event in [Some(scene.event()), None] {
+            telemetry.record(&Fact::Settled { source: &scene.source, event, outcome: EventOutcome::Rejected });
+        }
+    });
+    let read = |line: &String| serde_json::from_str::<serde_json::Value>(line).unwrap();
+    assert_eq!((read(&json[0]).get("event_id"), read(&json[1]).get("event_id")), (Some(&"evt-1".into()), None));
+}
+
+#[test]
 fn text_from_outside_breaks_no_line_and_reaches_no_terminal() {
     let (mut scene, telemetry) = (Scene::new(), Telemetry::default());
     let evil = "a\nb\r\x1b[31mred\x07\u{9b}2J\u{7f}\u{2028}\u{202e}z";
@@ -516,6 +540,17 @@ fn long_ids_are_cut_at_a_character() {
     let json = lines(Shape::Json, "info", || scene.dead_letter(&telemetry, DeadReason::Gone));
     let line: serde_json::Value = serde_json::from_str(&json[0]).unwrap();
     assert_eq!(line["event_id"], format!("x{}…", "ä".repeat(99)));
+}
+
+#[test]
+fn the_reason_for_a_lost_link_may_be_long() {
+    let json = lines(Shape::Json, "info", || {
+        for length in [2000, 2001] {
+            Telemetry::default().record(&Fact::BrokerLost { link: "publish", error: &"e".repeat(length), retry_in: Duration::ZERO });
+        }
+    });
+    let shown = json.iter().map(|line| serde_json::from_str::<serde_json::Value>(line).unwrap()["error"].as_str().unwrap().to_owned());
+    assert_eq!(shown.collect::<Vec<_>>(), ["e".repeat(2000), format!("{}…", "e".repeat(2000))]);
 }
 
 #[test]
@@ -592,4 +627,39 @@ fn colour_is_only_in_what_we_add() {
     });
     let text = String::from_utf8(captured.0.lock().unwrap().clone()).unwrap();
     assert!(text.contains('\x1b') && text.contains(r"\u{1b}[31mCANARY"), "{text:?}");
+}
+
+#[test]
+fn a_pipe_that_nobody_reads_costs_lines_and_no_time() {
+    let (unread, pipe) = io::pipe().unwrap();
+    let (writer, guard) = beside(pipe, 16);
+    let dropped = writer.error_counter();
+    let stalled = subscriber(Shape::Json, false, filter("test", "info").unwrap(), writer);
+    let started = std::time::Instant::now();
+    tracing::subscriber::with_default(stalled, || {
+        let long = "x".repeat(400);
+        // More than a pipe holds (64 KiB on Linux) by far.
+        for _ in 0..2000 {
+            Telemetry::default().record(&Fact::BrokerBlocked { reason: &long });
+        }
+    });
+    assert!(dropped.dropped_lines() > 500, "{}", dropped.dropped_lines());
+    drop(guard);
+    // The end waits for the writer a second and a half, not for ever; the pipe is open until here.
+    assert!(started.elapsed() < Duration::from_secs(20), "{:?}", started.elapsed());
+    drop(unread);
+}
+
+#[test]
+fn every_line_is_written_before_the_end() {
+    let captured = Captured::default();
+    let (writer, guard) = beside(captured.clone(), 10_000);
+    let subscriber = subscriber(Shape::Json, false, filter("test", "info").unwrap(), writer);
+    tracing::subscriber::with_default(subscriber, || {
+        for _ in 0..1000 {
+            Telemetry::default().record(&Fact::BrokerUnblocked);
+        }
+    });
+    drop(guard);
+    assert_eq!(captured.0.lock().unwrap().iter().filter(|byte| **byte == b'\n').count(), 1000);
 }

@@ -14,7 +14,7 @@ use crate::domain::format::{Rendering, render};
 use crate::domain::integrator::{Endpoint, SkipReason};
 use crate::domain::request::{self, Attempt};
 use crate::domain::time::Timestamp;
-use crate::telemetry::Fact;
+use crate::telemetry::{Fact, WaitCause};
 
 /// A publisher's clock that is further off than this tells nothing about how long a delivery took.
 const CREDIBLE: Duration = Duration::from_secs(24 * 3600);
@@ -86,7 +86,7 @@ async fn attempt(shared: &Shared, stake: Stake, endpoint: &Endpoint, body: Vec<u
         (Verdict::Delivered, Some(proof)) => settle::delivered(stake, proof),
         // A verdict without the reply to prove it cannot come out of `decide`; unsettled, the event comes again.
         (Verdict::Delivered, None) => {}
-        (Verdict::Retry(wait), _) => settle::wait(shared, stake, history, wait).await,
+        (Verdict::Retry(wait), _) => settle::wait(shared, stake, history, (wait, WaitCause::Retry)).await,
         (Verdict::Dead(reason), _) => settle::dead(shared, stake, &endpoint.id, &history, reason).await,
     }
 }

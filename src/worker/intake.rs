@@ -17,7 +17,7 @@ use crate::domain::decode::decode;
 use crate::domain::history::History;
 use crate::domain::integrator::{Endpoint, SkipReason};
 use crate::domain::route::{Route, route};
-use crate::telemetry::{EventOutcome, EventRef, Fact};
+use crate::telemetry::{EventOutcome, EventRef, Fact, WaitCause};
 
 /// Takes messages of one queue until the subscription ends or the worker stops. While the broker does not take what we
 /// publish (an alarm), nothing new is taken: a delivery that failed could not be put away.
@@ -80,7 +80,7 @@ fn send_on(shared: &Arc<Shared>, message: Message) {
         let wait = Wait::at_least(&shared.config.ladder, until.since(now), now);
         let history = history.clone();
         let stake = Parcel::whole(message, &shared.telemetry);
-        shared.tasks.spawn(async move { settle::wait(&on, stake, history, wait).await });
+        shared.tasks.spawn(async move { settle::wait(&on, stake, history, (wait, WaitCause::HoldUntil)).await });
         return;
     }
     let directory = Arc::clone(&shared.directory.borrow());
@@ -101,7 +101,8 @@ fn deliver(shared: &Arc<Shared>, message: Message, to: Vec<Arc<Endpoint>>, skipp
         shared.telemetry.record(&Fact::Skipped { event: named, endpoint, reason: *reason });
     }
     if to.is_empty() {
-        shared.telemetry.record(&Fact::Settled { source: &original.source.name, outcome: EventOutcome::Skipped });
+        let source = &original.source.name;
+        shared.telemetry.record(&Fact::Settled { source, event: Some(named), outcome: EventOutcome::Skipped });
         let (_, _, _, claim) = message;
         return claim.settle(Proof::Skipped);
     }

@@ -123,7 +123,7 @@ impl Worker {
         shared.stopping.cancel();
         lanes::give_back(&shared);
         shared.tasks.close();
-        shared.telemetry.record(&Fact::Stopping { in_flight: shared.tasks.len(), limit });
+        shared.telemetry.record(&Fact::Stopping { open: shared.tasks.len(), limit });
         let cancelled = join_all(subscriptions.iter().map(|(_, subscription)| subscription.cancel()));
         let _ = timeout(limit, join(cancelled, shared.tasks.wait())).await;
         let abandoned = shared.tasks.len();

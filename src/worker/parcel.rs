@@ -132,7 +132,8 @@ impl Stake {
         }
         if let Some(claim) = state.claim.take() {
             claim.settle(proof);
-            parcel.telemetry.record(&Fact::Settled { source: &parcel.original.source.name, outcome: state.outcome });
+            let (source, event) = (&parcel.original.source.name, Some(parcel.event_ref()));
+            parcel.telemetry.record(&Fact::Settled { source, event, outcome: state.outcome });
         }
     }
 }

@@ -17,7 +17,7 @@ use crate::domain::format::Unrenderable;
 use crate::domain::history::History;
 use crate::domain::integrator::{Endpoint, SkipReason};
 use crate::domain::names::EndpointId;
-use crate::telemetry::{EventOutcome, EventRef, Fact};
+use crate::telemetry::{EventOutcome, EventRef, Fact, WaitCause};
 
 /// How long a delivery stays in the ladder whose endpoint had no turn for it.
 const PARKED: Duration = Duration::from_secs(30);
@@ -34,11 +34,14 @@ pub(super) fn skip(shared: &Shared, stake: Stake, endpoint: &Endpoint, reason: S
 }
 
 /// Puts the event, or the one delivery that `history` names, into the ladder.
-pub(super) async fn wait(shared: &Shared, stake: Stake, history: History, wait: Wait) {
+pub(super) async fn wait(shared: &Shared, stake: Stake, history: History, (wait, cause): (Wait, WaitCause)) {
     let parcel = stake.parcel();
-    let properties = headers::retry_copy(&original(&parcel.original), &history.waiting(wait));
+    let history = history.waiting(wait);
+    let properties = headers::retry_copy(&original(&parcel.original), &history);
     let queue = parcel.original.source.wait_queue(wait.rung);
     if let Some(confirmed) = publish(shared, &parcel.original, queue, properties, parcel.over()).await {
+        let endpoint = history.endpoint.as_ref();
+        shared.telemetry.record(&Fact::Waits { event: parcel.event_ref(), endpoint, cause, wait });
         stake.settle(Proof::Copied(confirmed), EventOutcome::Waiting);
     }
 }
@@ -48,7 +51,7 @@ pub(super) async fn park(shared: &Shared, delivery: Delivery) {
     let Delivery { stake, endpoint, .. } = delivery;
     let history = stake.parcel().history.at(&endpoint.id);
     let stay = Wait::at_least(&shared.config.ladder, PARKED, clock::now());
-    wait(shared, stake, history, stay).await;
+    wait(shared, stake, history, (stay, WaitCause::Parked)).await;
 }
 
 /// Nobody by the event's integrator, or by the endpoint's name, is configured. The configuration may be on its way, so the
@@ -60,10 +63,7 @@ pub(super) async fn unknown(shared: &Shared, stake: Stake, endpoint: Option<&End
     let patience = shared.config.worker.unknown_integrator_wait;
     let history = History { endpoint: endpoint.cloned(), unknown_since: Some(since), ..parcel.history.clone() };
     match (decide_unknown(since, patience, &shared.config.ladder, now), endpoint) {
-        (Unknown::Wait(stay), _) => {
-            shared.telemetry.record(&Fact::WaitsForConfiguration { event: parcel.event_ref(), endpoint, wait: stay });
-            wait(shared, stake, history, stay).await;
-        }
+        (Unknown::Wait(stay), _) => wait(shared, stake, history, (stay, WaitCause::Configuration)).await,
         (Unknown::GiveUp, Some(endpoint)) => dead(shared, stake, endpoint, &history, DeadReason::EndpointRemoved).await,
         (Unknown::GiveUp, None) => reject_event(shared, stake, None, RejectReason::UnknownIntegrator).await,
     }
@@ -99,7 +99,7 @@ pub(super) async fn reject_message(shared: &Shared, original: &Original, history
     let rejection = Rejection { event: None, endpoint: None, reason };
     if let Some(confirmed) = copy_to_rejected(shared, original, history, &rejection, &claim.over()).await {
         claim.settle(Proof::Copied(confirmed));
-        shared.telemetry.record(&Fact::Settled { source: &original.source.name, outcome: EventOutcome::Rejected });
+        shared.telemetry.record(&Fact::Settled { source: &original.source.name, event: None, outcome: EventOutcome::Rejected });
     }
 }
 
@@ -108,7 +108,7 @@ pub(super) fn reject_by_broker(shared: &Shared, original: &Original, claim: Clai
     let source = &original.source.name;
     claim.reject();
     shared.telemetry.record(&Fact::Rejected { source, event: None, endpoint: None, reason: &RejectReason::HeadersTooLarge });
-    shared.telemetry.record(&Fact::Settled { source, outcome: EventOutcome::Rejected });
+    shared.telemetry.record(&Fact::Settled { source, event: None, outcome: EventOutcome::Rejected });
 }
 
 /// What is no delivery, and why.

@@ -16,6 +16,7 @@ pub(super) struct Broker {
     publish_failures: IntCounterVec,
     stale_acks: IntCounterVec,
     quarantined: IntGaugeVec,
+    quarantines: IntCounterVec,
     links: Series<String, Link>,
 }
 
@@ -55,6 +56,11 @@ impl Broker {
                 "1 while the queue is consumed one by one because of a message that cannot be read",
                 &["queue"],
             ),
+            quarantines: maker.counters(
+                "callbackd_quarantines_total",
+                "Times that a message that cannot be read broke the connection of its queue, which is consumed one by one from then on",
+                &["queue"],
+            ),
             links: Series::default(),
         }
     }
@@ -74,6 +80,7 @@ impl Broker {
         self.link(queue);
         self.stale_acks.with_label_values(&[queue]);
         self.quarantined.with_label_values(&[queue]);
+        self.quarantines.with_label_values(&[queue]);
     }
 
     pub(super) fn count(&self, fact: &Fact<'_>) {
@@ -88,7 +95,10 @@ impl Broker {
             Fact::BrokerLost { link, .. } => self.link(link).connected.set(0),
             Fact::BrokerBlocked { .. } => self.blocked.set(1),
             Fact::BrokerUnblocked => self.blocked.set(0),
-            Fact::Quarantined { queue } => self.quarantined.with_label_values(&[queue]).set(1),
+            Fact::Quarantined { queue } => {
+                self.quarantined.with_label_values(&[queue]).set(1);
+                self.quarantines.with_label_values(&[queue]).inc();
+            }
             Fact::QuarantineOver { queue } => self.quarantined.with_label_values(&[queue]).set(0),
             Fact::PublishFailed { queue, .. } => self.publish_failures.with_label_values(&[queue]).inc(),
             Fact::StaleAcks { queue, count } => self.stale_acks.with_label_values(&[queue]).inc_by(count),

@@ -7,7 +7,7 @@ use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 use super::{Maker, Series};
 use crate::domain::dead::RejectReason;
 use crate::domain::names::SourceName;
-use crate::telemetry::facts::{EventOutcome, Fact};
+use crate::telemetry::facts::{EventOutcome, Fact, WaitCause};
 
 /// Upper ends in seconds: from the broker's own precision (tens of milliseconds) to the longest outage that is still told
 /// apart (six hours, the longest rung).
@@ -18,7 +18,7 @@ pub(in crate::telemetry) struct Events {
     received: IntCounterVec,
     settled: IntCounterVec,
     rejected: IntCounterVec,
-    waits: IntCounter,
+    waits: [(WaitCause, IntCounter); WaitCause::ALL.len()],
     lateness: Histogram,
     pub(in crate::telemetry) held: IntGauge,
     sources: Series<SourceName, PerSource>,
@@ -34,6 +34,7 @@ struct PerSource {
 
 impl Events {
     pub(super) fn new(maker: &Maker) -> Self {
+        let waits = maker.counters("callbackd_waits_total", "Events and single deliveries put into the wait queues, by cause", &["cause"]);
         Self {
             received: maker.counters(
                 "callbackd_events_received_total",
@@ -42,7 +43,7 @@ impl Events {
             ),
             settled: maker.counters(
                 "callbackd_events_settled_total",
-                "Messages acknowledged, by source and by the furthest that any of their deliveries got",
+                "Messages settled (acknowledgement handed to the connection), by source and by the furthest that any of their deliveries got",
                 &["source", "outcome"],
             ),
             rejected: maker.counters(
@@ -50,16 +51,13 @@ impl Events {
                 "Events that are no deliveries and were moved to the rejected, by source and reason",
                 &["source", "reason"],
             ),
-            waits: maker.counter(
-                "callbackd_waits_for_configuration_total",
-                "Times an event was put back because its integrator or endpoint is not configured",
-            ),
+            waits: WaitCause::ALL.map(|cause| (cause, waits.with_label_values(&[cause.as_str()]))),
             lateness: maker.histogram(
                 "callbackd_retry_lateness_seconds",
                 "How much later than planned a retry came back from its wait queue",
                 &LATENESS,
             ),
-            held: maker.gauge("callbackd_held_events", "Messages received and not yet settled"),
+            held: maker.gauge("callbackd_held_events", "Messages taken from the broker by the worker and not yet settled or given up"),
             sources: Series::default(),
         }
     }
@@ -78,9 +76,9 @@ impl Events {
                     self.lateness.observe(late_by.as_secs_f64());
                 }
             }
-            Fact::Settled { source, outcome } => count_by(&self.source(source).settled, &outcome),
+            Fact::Settled { source, outcome, .. } => count_by(&self.source(source).settled, &outcome),
             Fact::Rejected { source, reason, .. } => count_by(&self.source(source).rejected, &reason.code()),
-            Fact::WaitsForConfiguration { .. } => self.waits.inc(),
+            Fact::Waits { cause, .. } => count_by(&self.waits, &cause),
             _ => {}
         }
     }

@@ -16,6 +16,7 @@ use prometheus::process_collector::ProcessCollector;
 use prometheus::{Histogram, HistogramOpts, IntCounter, IntCounterVec, IntGauge, IntGaugeVec, Opts, Registry, TextEncoder};
 
 use super::facts::Fact;
+use super::logging;
 use crate::config::Config;
 use broker::Broker;
 use deliveries::Deliveries;
@@ -68,7 +69,7 @@ impl Metrics {
     /// Counts a fact. Each fact belongs to exactly one group; the others pass it over.
     pub(super) fn count(&self, fact: &Fact<'_>) {
         match fact {
-            Fact::Received { .. } | Fact::Settled { .. } | Fact::Rejected { .. } | Fact::WaitsForConfiguration { .. } => {
+            Fact::Received { .. } | Fact::Settled { .. } | Fact::Rejected { .. } | Fact::Waits { .. } => {
                 self.events.count(fact);
             }
             Fact::Attempted { .. } | Fact::Skipped { .. } | Fact::DeadLettered { .. } => self.deliveries.count(fact),
@@ -87,6 +88,7 @@ impl Metrics {
 
     /// All metrics in the text format.
     pub(super) fn text(&self) -> String {
+        self.service.log_lines_dropped(logging::dropped_lines());
         // Fails only for a family without samples, which the registry leaves out; a scrape then shows why it is empty.
         TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_else(|error| format!("# {error}\n"))
     }
@@ -146,5 +148,20 @@ impl<K: Eq + Hash + Borrow<str>, V> Series<K, V> {
         }
         let mut all = self.0.write().unwrap_or_else(PoisonError::into_inner);
         Arc::clone(all.entry(owned()).or_insert_with(|| Arc::new(make())))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn lines_that_the_log_dropped_are_counted_once() {
+        let metrics = Metrics::default();
+        for (total, shown) in [(0, 0), (3, 3), (3, 3), (2, 3), (7, 7)] {
+            metrics.service.log_lines_dropped(total);
+            let line = format!("callbackd_log_lines_dropped_total {shown}");
+            assert!(metrics.text().lines().any(|candidate| candidate == line), "{line}");
+        }
     }
 }

@@ -1,5 +1,7 @@
 //! What this process is and which configuration it runs on.
 
+use std::sync::atomic::{AtomicU64, Ordering};
+
 use prometheus::{IntCounter, IntGauge};
 
 use super::Maker;
@@ -14,6 +16,9 @@ pub(super) struct Service {
     last_success_at: IntGauge,
     integrators: IntGauge,
     endpoints: IntGauge,
+    log_lines_dropped: IntCounter,
+    /// How much of the total that others count is in the counter already.
+    dropped_before: AtomicU64,
 }
 
 impl Service {
@@ -38,6 +43,11 @@ impl Service {
             ),
             integrators: maker.gauge("callbackd_integrators", "Integrators configured"),
             endpoints: maker.gauge("callbackd_endpoints", "Endpoints configured"),
+            log_lines_dropped: maker.counter(
+                "callbackd_log_lines_dropped_total",
+                "Log lines that were dropped because standard error did not take them in time",
+            ),
+            dropped_before: AtomicU64::new(0),
         }
     }
 
@@ -54,6 +64,12 @@ impl Service {
             }
             _ => {}
         }
+    }
+
+    /// Brings the counter up to a total that others count. Several at one time add no line twice.
+    pub(super) fn log_lines_dropped(&self, total: u64) {
+        let before = self.dropped_before.fetch_max(total, Ordering::Relaxed);
+        self.log_lines_dropped.inc_by(total.saturating_sub(before));
     }
 
     fn in_force(&self, integrators: usize, endpoints: usize) {
