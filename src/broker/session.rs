@@ -167,16 +167,19 @@ impl<'a> Session<'a> {
         end
     }
 
+    /// Orders come before messages, so that no message decides about the end. Nothing starves: looks are rare, and as long
+    /// as none is handed over, no more deliveries come than the prefetch window holds.
     async fn next_event(&mut self) -> Event<'a> {
         let feed = self.feed;
         let cancelled = feed.quiet.is_cancelled();
         tokio::select! {
+            biased;
             () = feed.orders.cancel.cancelled(), if !cancelled => Event::Cancel,
             () = feed.orders.close.cancelled(), if cancelled => Event::Close,
             () = self.fault.cancelled() => Event::Fault,
+            _ = self.look.tick() => Event::Look,
             delivery = self.consumer.next(), if !self.drained => Event::Delivery(delivery),
             permit = feed.messages.reserve(), if !self.pending.is_empty() => Event::Room(permit.ok()),
-            _ = self.look.tick() => Event::Look,
         }
     }
 
@@ -194,7 +197,9 @@ impl<'a> Session<'a> {
             Event::Delivery(None) if self.feed.quiet.is_cancelled() => self.drained = true,
             Event::Delivery(None) => return Err(BrokerError::ConsumerEnded),
             Event::Room(Some(permit)) => self.hand_over(permit),
-            // Nobody is there to take messages: the same as if we had been told to close.
+            // Nobody is there to take messages: the same as if we had been told to close, unless somebody has told us to
+            // cancel. Then the claims that are out are being settled, and who holds them says when to close.
+            Event::Room(None) if self.feed.orders.cancel.is_cancelled() => self.pending.clear(),
             Event::Room(None) => self.feed.orders.close.cancel(),
             Event::Look => self.look_around(pace).await?,
         }
