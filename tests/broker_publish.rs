@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 
 use bytes::Bytes;
 use callbackd::broker::headers::{LARGEST_COPY, encoded_size};
-use callbackd::broker::{NotPublished, Outgoing, Publisher};
+use callbackd::broker::{NotPublished, Outgoing, Publisher, Unpublished};
 use futures_util::future::join_all;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
@@ -215,7 +215,7 @@ async fn gives_up_only_when_told() {
     assert!(tokio::time::timeout(Duration::from_secs(2), &mut publishing).await.is_err());
     assert!(proxy.accepted() > 2, "it keeps trying");
     give_up.cancel();
-    assert!(publishing.await.is_none());
+    assert!(matches!(publishing.await, Err(Unpublished::GivenUp)));
     proxy.refuse(false);
     connected(&publisher).await;
     assert_eq!(vhost.connect().await.ready(WORK).await, 0);

@@ -14,7 +14,7 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::{Publisher, QueueRole, Subscription, Topology};
+use crate::broker::{Ground, Publisher, QueueRole, Subscription, Topology};
 use crate::config::{Config, Source};
 use crate::domain::integrator::Directory;
 use crate::egress::Egress;
@@ -80,7 +80,8 @@ impl Worker {
             for due in [false, true] {
                 let role = role(&source, due);
                 let name = role.queue.clone();
-                let (subscription, inbox) = Subscription::start(role, source.prefetch, &config, Arc::clone(&topology), telemetry.clone());
+                let ground = Ground::new(Arc::clone(&topology), shared.publisher.able());
+                let (subscription, inbox) = Subscription::start(role, source.prefetch, &config, ground, telemetry.clone());
                 tokio::spawn(intake::run(Arc::clone(&shared), Arc::clone(&source), due, inbox));
                 tokio::spawn(lanes::forget_the_dead(Arc::clone(&shared), subscription.live()));
                 subscriptions.push((name, subscription));

@@ -120,7 +120,8 @@ pub(super) fn reject_by_broker(shared: &Shared, original: &Original, claim: Clai
     shared.telemetry.record(&Fact::Settled { source, outcome: EventOutcome::Rejected });
 }
 
-/// Publishes until the broker confirms it. `None` when the worker halts or the broker will deliver the original again.
+/// Publishes until the broker confirms it. `None` when the worker halts, the broker will deliver the original again, or
+/// the copy is impossible.
 async fn publish(
     shared: &Shared,
     message: &Original,
@@ -130,7 +131,7 @@ async fn publish(
 ) -> Option<Confirmed> {
     let outgoing = Outgoing { queue, properties, body: message.body.clone() };
     tokio::select! {
-        confirmed = shared.publisher.publish_until_confirmed(&outgoing, over) => confirmed,
+        confirmed = shared.publisher.publish_until_confirmed(&outgoing, over) => confirmed.ok(),
         () = shared.halt.cancelled() => None,
     }
 }

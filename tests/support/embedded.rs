@@ -5,7 +5,7 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::time::Duration;
 
-use callbackd::broker::{Inbound, Publisher, QueueRole, Subscription, Topology};
+use callbackd::broker::{Ground, Inbound, Publisher, QueueRole, Subscription, Topology};
 use callbackd::config::{
     Admin, Broker, BrokerUrl, Config, Dead, DeliveryDefaults, Egress, Log, LogFormat, Names, PrivateNetworks, Source, Worker,
 };
@@ -13,7 +13,7 @@ use callbackd::domain::ladder::Ladder;
 use callbackd::domain::names::SourceName;
 use callbackd::domain::retry::RetryPolicy;
 use callbackd::telemetry::Telemetry;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// A configuration with the default names and one source `compliance`, short limits and a ladder of one rung.
 pub fn config(url: &str) -> Config {
@@ -59,9 +59,14 @@ pub fn publisher(config: &Config) -> Publisher {
     Publisher::start(config, Arc::new(Topology::new(config)), Telemetry::default())
 }
 
-/// Starts to read the work queue.
+/// Starts to read the work queue, whether copies can be published or not.
 pub fn subscribe(config: &Config, prefetch: u16) -> (Subscription, mpsc::Receiver<Inbound>) {
+    subscribe_on(config, prefetch, Ground::new(Arc::new(Topology::new(config)), watch::channel(true).1))
+}
+
+/// Starts to read the work queue.
+pub fn subscribe_on(config: &Config, prefetch: u16, ground: Ground) -> (Subscription, mpsc::Receiver<Inbound>) {
     let role = QueueRole { source: config.sources[0].name.clone(), queue: WORK.to_owned(), due: false };
     let prefetch = NonZeroU16::new(prefetch).expect("not 0");
-    Subscription::start(role, prefetch, config, Arc::new(Topology::new(config)), Telemetry::default())
+    Subscription::start(role, prefetch, config, ground, Telemetry::default())
 }
