@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU16;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use callbackd::broker::{Ground, Inbound, Publisher, QueueRole, Subscription, Topology};
@@ -69,4 +69,39 @@ pub fn subscribe_on(config: &Config, prefetch: u16, ground: Ground) -> (Subscrip
     let role = QueueRole { source: config.sources[0].name.clone(), queue: WORK.to_owned(), due: false };
     let prefetch = NonZeroU16::new(prefetch).expect("not 0");
     Subscription::start(role, prefetch, config, ground, Telemetry::default())
+}
+
+/// What the library logs on this thread for as long as this lives.
+pub struct OwnLog {
+    text: Arc<Mutex<Vec<u8>>>,
+    _guard: tracing::subscriber::DefaultGuard,
+}
+
+impl OwnLog {
+    /// Begins to listen.
+    pub fn listen() -> Self {
+        let text: Arc<Mutex<Vec<u8>>> = Arc::default();
+        let writer = Arc::clone(&text);
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || Pen(Arc::clone(&writer))).finish();
+        Self { text, _guard: tracing::subscriber::set_default(subscriber) }
+    }
+
+    /// The lines that hold this text.
+    pub fn lines(&self, holding: &str) -> Vec<String> {
+        let text = self.text.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&text).lines().filter(|line| line.contains(holding)).map(str::to_owned).collect()
+    }
+}
+
+struct Pen(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Pen {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }
