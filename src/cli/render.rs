@@ -11,7 +11,7 @@ use crate::domain::decode::decode;
 use crate::domain::event::Event;
 use crate::domain::format::{Format, Rendering, render};
 use crate::domain::integrator::{Directory, Endpoint, SkipReason};
-use crate::domain::names::{EndpointId, IntegratorKey, Topic};
+use crate::domain::names::{EndpointId, IntegratorKey};
 use crate::domain::request::{Attempt, compose};
 use crate::domain::route::{Route, route};
 use crate::egress::as_sent;
@@ -72,8 +72,8 @@ impl Render {
     fn print_event(&self, file: &EventFile, directory: &Directory, output: &mut Output<'_>) -> Result<(), String> {
         let event = self.event(file)?;
         if let Some(format) = self.format {
-            if let Some(reason) = skipped(format, &event.topic) {
-                return note(&format!("{}: skipped: {}", event.id, reason.as_str()), output);
+            if !format.carries(&event.topic) {
+                return note(&format!("{}: skipped: {}", event.id, SkipReason::NoClassicForm.as_str()), output);
             }
             return match body(format, &event)? {
                 Some(body) => write_body(&body, output),
@@ -124,12 +124,6 @@ impl Render {
         let text = as_sent(&request, self.show_secrets);
         output.requests.write_all(&text).and_then(|()| output.requests.write_all(b"\n\n")).map_err(|error| error.to_string())
     }
-}
-
-/// Why an endpoint of this format that wants every topic would be skipped; the same as [`Endpoint::takes`], without an
-/// endpoint.
-fn skipped(format: Format, topic: &Topic) -> Option<SkipReason> {
-    (format == Format::Classic && topic.as_str() != Topic::COMPLIANCE_RECORD).then_some(SkipReason::NoClassicForm)
 }
 
 fn body(format: Format, event: &Event) -> Result<Option<Vec<u8>>, String> {

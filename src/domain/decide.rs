@@ -90,10 +90,11 @@ pub struct Rules<'a> {
 /// 503 not before the answer's `Retry-After`, until the policy's attempts or age are used up.
 #[must_use]
 pub fn decide(history: &History, reply: &Reply, rules: Rules<'_>, now: Timestamp, dice: f64) -> Verdict {
-    match reply.outcome {
-        Outcome::Answered { status: 200..=299, .. } => return Verdict::Delivered,
-        Outcome::Answered { status: 410, .. } => return Verdict::Dead(DeadReason::Gone),
-        Outcome::Answered { .. } | Outcome::Incomplete { .. } | Outcome::Failed(_) => {}
+    if reply.is_success() {
+        return Verdict::Delivered;
+    }
+    if reply.status() == Some(410) {
+        return Verdict::Dead(DeadReason::Gone);
     }
     if rules.policy.max_attempts.is_some_and(|limit| history.attempts >= limit) {
         return Verdict::Dead(DeadReason::Exhausted);

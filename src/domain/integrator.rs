@@ -135,7 +135,7 @@ impl Endpoint {
         match &self.topics {
             Topics::Named(topics) if !topics.contains(topic) => Err(SkipReason::TopicNotWanted),
             Topics::All if topic.as_str() == Topic::IDENT_RESULT_KYC => Err(SkipReason::TopicNotNamed),
-            _ if self.format == Format::Classic && topic.as_str() != Topic::COMPLIANCE_RECORD => Err(SkipReason::NoClassicForm),
+            _ if !self.format.carries(topic) => Err(SkipReason::NoClassicForm),
             _ => Ok(()),
         }
     }

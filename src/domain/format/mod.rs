@@ -6,6 +6,7 @@ pub mod topic;
 use std::fmt;
 
 use super::event::Event;
+use super::names::Topic;
 
 /// The shape of a callback's body.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, Default)]
@@ -18,6 +19,12 @@ pub enum Format {
 }
 
 impl Format {
+    /// Whether the format has a form for events of a topic: the classic one carries compliance records alone.
+    #[must_use]
+    pub fn carries(self, topic: &Topic) -> bool {
+        self == Self::Topic || topic.as_str() == Topic::COMPLIANCE_RECORD
+    }
+
     /// The name in configuration, logs and metrics.
     #[must_use]
     pub const fn as_str(self) -> &'static str {
