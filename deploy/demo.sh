@@ -59,7 +59,7 @@ build() {
   [ "$1" = debug ] || flags=(--release)
   command -v cargo >/dev/null || die "cargo is missing: install Rust"
   command -v cc >/dev/null || bash deploy/install.sh gcc libc6-dev
-  say "cargo build ${flags[*]:---debug} (minutes the first time)"
+  say "cargo build${flags[*]:+ ${flags[*]}} (minutes the first time)"
   cargo build --quiet --locked "${flags[@]}"
   program=${CARGO_TARGET_DIR:-target}/$1/callbackd
   say "$("$program" --version)"
