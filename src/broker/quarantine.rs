@@ -3,6 +3,11 @@
 //! A message with a short string that is no UTF-8 is legal AMQP, and yet the client library cannot read it: the connection
 //! dies, and everything that was sent beside it returns to the queue with one more return on its count. Read one by one, only
 //! the poison itself is returned, until the queue's delivery limit makes the broker move it to the rejected.
+//!
+//! What it costs: until a prefetch window's worth of messages is settled, the queue is served strictly one at a time, each
+//! message for as long as its whole attempt takes. With a prefetch of 1000 and endpoints that answer in 100 ms that is well
+//! over a minute and a half, and one endpoint that runs into its timeout of 15 s holds up all others meanwhile. The source's
+//! other queue and all other sources go on as ever. A smaller prefetch makes it shorter.
 
 use std::time::Duration;
 

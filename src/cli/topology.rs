@@ -91,13 +91,14 @@ async fn show(config: &Config, topology: &Topology, out: Out<'_>) -> Result<(), 
         };
         line(out, &queue_line(queue, found))?;
     }
-    if missing.is_empty() { Ok(()) } else { Err(CliError::Failed(TopologyError::Missing(missing).to_string())) }
+    let of = topology.exchanges().len() + topology.queues().len();
+    if missing.is_empty() { Ok(()) } else { Err(CliError::Failed(TopologyError::Missing { objects: missing, of }.to_string())) }
 }
 
 async fn missing(topology: &Topology, connection: &Connection, config: &Config) -> Result<Vec<Object>, CliError> {
     match topology.check(connection, config.broker.timeout).await {
         Ok(_) => Ok(Vec::new()),
-        Err(TopologyError::Missing(missing)) => Ok(missing),
+        Err(TopologyError::Missing { objects, .. }) => Ok(objects),
         Err(error) => Err(CliError::Failed(error.to_string())),
     }
 }

@@ -28,7 +28,7 @@ impl Topology {
         let queues: Vec<Step<'_>> = self.queues.iter().map(Step::DeclareQueue).collect();
         let bindings: Vec<Step<'_>> = self.bindings.iter().map(Step::Bind).collect();
         for steps in [&exchanges, &queues, &bindings] {
-            verdict(take_all(connection, steps, limit).await?)?;
+            verdict(take_all(connection, steps, limit).await?, steps.len())?;
         }
         Ok(exchanges.len() + queues.len() + bindings.len())
     }
@@ -41,7 +41,7 @@ impl Topology {
     pub async fn check(&self, connection: &Connection, limit: Duration) -> Result<usize, TopologyError> {
         let exchanges = self.exchanges.iter().map(Step::FindExchange);
         let steps: Vec<Step<'_>> = exchanges.chain(self.queues.iter().map(Step::FindQueue)).collect();
-        verdict(take_all(connection, &steps, limit).await?)?;
+        verdict(take_all(connection, &steps, limit).await?, steps.len())?;
         Ok(steps.len())
     }
 }
@@ -147,8 +147,8 @@ impl Step<'_> {
     }
 }
 
-/// The worst kind of refusal decides what the error is; the others come to light when it is repaired.
-fn verdict(refused: Vec<Refused>) -> Result<(), TopologyError> {
+/// The worst kind of refusal, of so many steps, decides what the error is; the others come to light when it is repaired.
+fn verdict(refused: Vec<Refused>, of: usize) -> Result<(), TopologyError> {
     let all = |kind| -> Vec<Refusal> { refused.iter().filter(|one| one.kind == kind).map(|one| one.refusal.clone()).collect() };
     let (failed, denied, differs, missing) =
         (all(RefusalKind::Other), all(RefusalKind::Denied), all(RefusalKind::Differs), all(RefusalKind::Missing));
@@ -159,7 +159,7 @@ fn verdict(refused: Vec<Refused>) -> Result<(), TopologyError> {
     } else if !differs.is_empty() {
         Err(TopologyError::Differs(differs))
     } else if !missing.is_empty() {
-        Err(TopologyError::Missing(missing.into_iter().map(|refusal| refusal.object).collect()))
+        Err(TopologyError::Missing { objects: missing.into_iter().map(|refusal| refusal.object).collect(), of })
     } else {
         Ok(())
     }
