@@ -2,6 +2,7 @@
 
 mod support;
 
+use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -13,6 +14,40 @@ use support::{Vhost, WORK, config, publisher, subscribe};
 const SOON: Duration = Duration::from_secs(60);
 const RUNS: usize = 20;
 const MESSAGES: usize = 3000;
+
+/// As a worker stops: who takes messages is gone in the same moment in which the subscription is told to cancel.
+#[tokio::test]
+async fn a_cancel_with_nobody_left_to_take_messages_keeps_the_claims_that_are_out() {
+    const BACKLOG: usize = 500;
+    const HELD: usize = 20;
+    let vhost = Vhost::create().await;
+    let config = config(&vhost.url());
+    let (publisher, amqp) = (publisher(&config), vhost.connect().await);
+    for n in 0..BACKLOG {
+        let copy = Outgoing { queue: WORK.to_owned(), properties: BasicProperties::default(), body: Bytes::from(n.to_string()) };
+        let _ = publisher.publish(&copy).await.expect("published");
+    }
+    let mut settled = BTreeSet::new();
+    for round in 0..RUNS {
+        let (subscription, mut messages) = subscribe(&config, 50);
+        let mut held = Vec::new();
+        for _ in 0..HELD {
+            held.push(tokio::time::timeout(SOON, messages.recv()).await.expect("in time").expect("a message"));
+        }
+        drop(messages);
+        subscription.cancel().await;
+        for message in held {
+            assert!(message.claim.is_live(), "round {round}: the session has ended");
+            assert!(settled.insert(message.body.clone()), "round {round}: {:?} came again", message.body);
+            message.claim.settle(Proof::Skipped);
+        }
+        subscription.close().await;
+    }
+    let left = BACKLOG - RUNS * HELD;
+    let rest: BTreeSet<Bytes> = amqp.drain_when(WORK, left, SOON).await.into_iter().map(|message| message.body.into()).collect();
+    assert_eq!((rest.len(), rest.intersection(&settled).count()), (left, 0));
+    assert_eq!(amqp.ready(WORK).await, 0);
+}
 
 #[tokio::test]
 async fn acks_reach_the_broker_before_the_connection_closes() {

@@ -88,7 +88,7 @@ async fn an_unknown_integrator_that_appears_in_time_gets_its_event() {
     let receiver = Receiver::start();
     let scene = Scene::start_with("", &[("CALLBACKD__WORKER__UNKNOWN_INTEGRATOR_WAIT", "10m")]).await;
     scene.publish(&event("evt-1")).await;
-    scene.worker.wait_for_metric("callbackd_waits_for_configuration_total", &[], 2.0, LIMIT).await;
+    scene.worker.wait_for_metric("callbackd_waits_total", &[("cause", "configuration")], 2.0, LIMIT).await;
     assert_eq!(scene.amqp.ready("callbacks.rejected").await, 0);
     scene.worker.write_integrators(&integrator("acme", &[endpoint("main", &receiver.url("/"), "")]));
     let seen = receiver.wait_for(1, LIMIT).await;

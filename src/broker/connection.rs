@@ -14,13 +14,23 @@ use crate::config::Broker;
 
 /// What the broker calls a missing exchange or queue (AMQP 0-9-1, reply code `not-found`).
 const NOT_FOUND: u16 = 404;
+/// What the broker calls a missing permission (AMQP 0-9-1, reply code `access-refused`).
+const ACCESS_REFUSED: u16 = 403;
 
-/// A step with the broker that did not succeed. No text of it holds the broker's URL or its password.
+/// A step with the broker that did not succeed. No text of it holds the broker's user or password.
 #[derive(Debug, thiserror::Error)]
 pub enum BrokerError {
     /// The URL is none that AMQP knows. The configuration's check lets none of these pass.
     #[error("the broker's URL is no AMQP URL")]
     BadUrl,
+    /// There is no connection.
+    #[error("cannot connect to {broker} (broker.url): {why}")]
+    Unreachable {
+        /// Scheme, host, port and virtual host.
+        broker: String,
+        /// What went wrong.
+        why: String,
+    },
     /// A name does not fit into AMQP's short string. Nothing was sent.
     #[error("{what} is longer than the 255 bytes that AMQP allows")]
     LongName {
@@ -52,6 +62,17 @@ pub enum BrokerError {
     /// A burst of acknowledgements could not be written within the limit.
     #[error("acknowledgements could not be written in time")]
     AcksStuck,
+    /// Nothing can be published through the exchange that our copies go through.
+    #[error("cannot publish through exchange {exchange}: {why}")]
+    CannotPublish {
+        /// Its name.
+        exchange: String,
+        /// What is wrong with it and what to do.
+        why: String,
+    },
+    /// Copies could not be published for so long that the queue was given back.
+    #[error("copies could not be published for {0:?}: unsettled messages go back to the queue until they can")]
+    GivenBack(Duration),
     /// Exchanges, queues or bindings are missing or different.
     #[error("{0}")]
     Topology(String),
@@ -67,8 +88,18 @@ impl BrokerError {
     /// The exchange or queue does not exist.
     #[must_use]
     pub fn is_missing(&self) -> bool {
+        self.has_code(NOT_FOUND)
+    }
+
+    /// The broker's user lacks the permission.
+    #[must_use]
+    pub fn is_denied(&self) -> bool {
+        self.has_code(ACCESS_REFUSED)
+    }
+
+    fn has_code(&self, code: u16) -> bool {
         matches!(self, Self::Failed { source, .. }
-            if matches!(source.kind(), ErrorKind::ProtocolError(error) if error.get_id() == NOT_FOUND))
+            if matches!(source.kind(), ErrorKind::ProtocolError(error) if error.get_id() == code))
     }
 }
 
@@ -86,9 +117,22 @@ pub async fn connect(broker: &Broker, link: &str) -> Result<Connection, BrokerEr
     uri.query.heartbeat.get_or_insert_with(|| whole_seconds(broker.heartbeat));
     let properties = ConnectionProperties::default().with_connection_name(format!("callbackd {link}").into());
     let fuse = Fuse::default();
-    let connection = within(broker.timeout, "connect", open(uri, properties, fuse.wire(), broker.timeout)).await?;
+    let opening = open(uri, properties, fuse.wire(), broker.timeout);
+    let unreachable = |why| BrokerError::Unreachable { broker: broker.url.to_string(), why };
+    let connection = tokio::time::timeout(broker.timeout, opening)
+        .await
+        .map_err(|_| unreachable(format!("no answer within {:?}", broker.timeout)))?
+        .map_err(|error| unreachable(words(&error)))?;
     fuse.remove();
     Ok(connection)
+}
+
+/// Without the library's own prefix where the system's words say it all.
+fn words(error: &lapin::Error) -> String {
+    match error.kind() {
+        ErrorKind::IOError(error) => error.to_string(),
+        _ => error.to_string(),
+    }
 }
 
 /// As the client library does it, but with the socket behind a fuse and the limit also on the thread that opens it.
@@ -156,6 +200,15 @@ impl Pause {
         Self { longest_now: Self::SHORTEST.saturating_mul(2) }
     }
 
+    /// The pause after something that held for so long; one that held longer than the longest pause was good, and the
+    /// pauses start anew.
+    pub(crate) fn after(&mut self, lasted: Duration) -> Duration {
+        if lasted > Self::LONGEST {
+            *self = Self::new();
+        }
+        self.next(fastrand::f64())
+    }
+
     /// The next pause, between half and all of a bound that doubles each time; `dice` is 0 (included) to 1 (excluded).
     pub(crate) fn next(&mut self, dice: f64) -> Duration {
         let bound = self.longest_now;
@@ -192,6 +245,16 @@ mod tests {
     }
 
     #[test]
+    fn the_pause_starts_anew_after_what_held_for_long() {
+        let mut pause = Pause::new();
+        for _ in 0..9 {
+            pause.after(Pause::LONGEST);
+        }
+        assert!(pause.after(Pause::LONGEST) >= Duration::from_secs(5));
+        assert!(pause.after(Pause::LONGEST + Duration::from_millis(1)) <= Duration::from_millis(200));
+    }
+
+    #[test]
     fn a_heartbeat_is_whole_seconds_and_never_off() {
         assert_eq!(whole_seconds(Duration::ZERO), 1);
         assert_eq!(whole_seconds(Duration::from_millis(1001)), 2);
@@ -199,7 +262,13 @@ mod tests {
     }
 
     #[tokio::test]
-    async fn no_error_tells_the_url_or_the_password() {
+    async fn a_failed_connection_names_the_broker_and_the_key() {
+        let error = connect(&broker("amqp://user:hunter2@127.0.0.1:1/%2f"), "test").await.unwrap_err().to_string();
+        assert!(error.starts_with("cannot connect to amqp://127.0.0.1:1/%2f (broker.url): Connection refused"), "{error}");
+    }
+
+    #[tokio::test]
+    async fn no_error_tells_the_user_or_the_password() {
         for url in ["amqp://user:hunter2@127.0.0.1:1/%2f", "hunter2", "http://hunter2@x", "amqp://user:hunter2@host.invalid/%2f"] {
             let error = connect(&broker(url), "test").await.unwrap_err();
             let text = format!("{error} {error:?}");

@@ -2,6 +2,7 @@
 
 pub mod acks;
 pub mod claim;
+mod complaints;
 pub mod connection;
 mod fuse;
 pub mod headers;
@@ -11,9 +12,11 @@ mod quarantine;
 mod session;
 pub mod subscription;
 pub mod topology;
+mod unblocked;
+mod write_path;
 
 pub use claim::{Claim, Delivered, Proof};
 pub use connection::{BrokerError, connect};
-pub use publisher::{Confirmed, NotPublished, Outgoing, Publisher};
-pub use subscription::{Inbound, QueueRole, Subscription};
+pub use publisher::{Confirmed, NotPublished, Outgoing, Publisher, Unpublished};
+pub use subscription::{Ground, Inbound, QueueRole, Subscription};
 pub use topology::{Topology, TopologyError};

@@ -2,24 +2,24 @@
 
 use std::fmt;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::{BasicProperties, Channel, Confirmation};
-use tokio::sync::{Mutex, Semaphore, watch};
-use tokio::time::Instant;
+use lapin::options::BasicPublishOptions;
+use lapin::{BasicProperties, Confirmation};
+use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
+use super::complaints::Complaints;
 use super::connection::{BrokerError, Pause, short};
 use super::headers::{LARGEST_COPY, encoded_size};
 use super::publish_link::{Link, Session};
 use super::topology::Topology;
+use super::unblocked::while_unblocked;
+use super::write_path::confirming_channel;
 use crate::config::Config;
 use crate::telemetry::{Fact, Telemetry};
 
-/// A topology that was just declared is not declared again: a thousand messages may find the same queue missing.
-const DECLARED_ENOUGH: Duration = Duration::from_secs(1);
 /// AMQP's `persistent`: the message survives a restart of the broker.
 const PERSISTENT: u8 = 2;
 
@@ -72,6 +72,34 @@ pub enum NotPublished {
     Unconfirmed,
 }
 
+impl NotPublished {
+    /// Publishing the same message again is of no use, now or later.
+    #[must_use]
+    pub const fn is_permanent(&self) -> bool {
+        matches!(self, Self::TooLarge { .. } | Self::Lost(BrokerError::LongName { .. }))
+    }
+
+    /// No new try mends it: an exchange, a queue, a binding or a permission is missing.
+    fn wants_proof(&self) -> bool {
+        match self {
+            Self::Returned { .. } => true,
+            Self::Lost(error) => error.is_missing() || error.is_denied(),
+            _ => false,
+        }
+    }
+}
+
+/// Why trying to publish has ended without proof.
+#[derive(Debug, thiserror::Error)]
+pub enum Unpublished {
+    /// We were told to stop trying. The message may be in its queue nevertheless.
+    #[error("given up")]
+    GivenUp,
+    /// It can never be published. Nothing was sent.
+    #[error("{0}")]
+    Impossible(NotPublished),
+}
+
 /// Publishes to our own queues. Cheap to clone; all clones share one connection, which mends itself, and a pool of channels
 /// with one message in flight on each: only then is a confirm sure to be that of its message.
 ///
@@ -84,7 +112,7 @@ struct Inner {
     exchange: String,
     slots: Semaphore,
     limit: Duration,
-    declared: Option<Mutex<Option<Instant>>>,
+    complaints: Complaints,
     telemetry: Telemetry,
 }
 
@@ -101,8 +129,8 @@ impl fmt::Debug for Publisher {
 }
 
 impl Publisher {
-    /// Starts to connect, and keeps at it until [`Self::close`]. Counts as connected once the topology is declared or found.
-    /// Must be called within a tokio runtime.
+    /// Starts to connect, and keeps at it until [`Self::close`]. Counts as connected once the topology is declared or found,
+    /// and a message that no queue takes has come back. Must be called within a tokio runtime.
     #[must_use]
     pub fn start(config: &Config, topology: Arc<Topology>, telemetry: Telemetry) -> Self {
         Self(Arc::new(Inner {
@@ -110,7 +138,7 @@ impl Publisher {
             exchange: config.broker.names.publish.clone(),
             slots: Semaphore::new(config.broker.publish_channels.max(1)),
             limit: config.broker.timeout,
-            declared: config.broker.declare.then(Mutex::default),
+            complaints: Complaints::default(),
             telemetry,
         }))
     }
@@ -120,38 +148,34 @@ impl Publisher {
     /// # Errors
     /// [`NotPublished`] is never proof that the message is *not* there. Dropping the future has the same meaning.
     pub async fn publish(&self, message: &Outgoing) -> Result<Confirmed, NotPublished> {
-        let inner = &*self.0;
-        // No limit of its own: every holder of a slot is limited. The semaphore is never closed.
-        let _slot = inner.slots.acquire().await;
-        let session = tokio::time::timeout(inner.limit, inner.link.session()).await.map_err(|_| NotPublished::NotConnected(inner.limit))?;
-        let attempt = inner.publish_on(&session, message);
-        let result = while_unblocked(attempt, inner.link.blocked(), inner.limit).await;
-        let result = result.unwrap_or(Err(NotPublished::TimedOut(inner.limit)));
-        if matches!(result, Err(NotPublished::Lost(_) | NotPublished::TimedOut(_))) {
-            session.suspect.notify_one();
-        }
-        result
+        self.0.publish(message).await.map_err(|failure| failure.error)
     }
 
-    /// Publishes until the broker confirms, with growing pauses, each failure recorded. Where a message was returned, the
-    /// topology is declared again first, if we may. `None` only when `give_up` is cancelled; the message may be in its queue
-    /// even then.
-    pub async fn publish_until_confirmed(&self, message: &Outgoing, give_up: &CancellationToken) -> Option<Confirmed> {
-        give_up.run_until_cancelled(self.publish_for_ever(message)).await
+    /// Publishes until the broker confirms, with growing pauses; failures are recorded about once a second for each queue.
+    /// Where an exchange, a queue or a permission turns out to be missing, the topology is declared or checked again.
+    ///
+    /// # Errors
+    /// [`Unpublished::GivenUp`] only when `give_up` is cancelled; the message may be in its queue even then.
+    /// [`Unpublished::Impossible`] when it can never be published.
+    pub async fn publish_until_confirmed(&self, message: &Outgoing, give_up: &CancellationToken) -> Result<Confirmed, Unpublished> {
+        let published = give_up.run_until_cancelled(self.publish_for_ever(message)).await;
+        published.unwrap_or(Err(Unpublished::GivenUp))
     }
 
-    async fn publish_for_ever(&self, message: &Outgoing) -> Confirmed {
+    async fn publish_for_ever(&self, message: &Outgoing) -> Result<Confirmed, Unpublished> {
         let mut pause = Pause::new();
         loop {
             // A lost connection is told once by the link, not once for every message that waits for it.
             drop(self.0.link.session().await);
-            match self.publish(message).await {
-                Ok(confirmed) => return confirmed,
-                Err(error) => {
-                    self.0.record_failure(message, &error.to_string());
-                    if matches!(error, NotPublished::Returned { .. }) {
-                        self.0.declare_again(message).await;
+            match self.0.publish(message).await {
+                Ok(confirmed) => return Ok(confirmed),
+                Err(Failure { error, .. }) if error.is_permanent() => return Err(Unpublished::Impossible(error)),
+                Err(Failure { error, session }) => {
+                    let text = error.to_string();
+                    if let Some(session) = session.filter(|_| error.wants_proof()) {
+                        session.doubt(&format!("publishing to {}: {text}", message.queue));
                     }
+                    self.0.record_failure(&message.queue, &text);
                 }
             }
             tokio::time::sleep(pause.next(fastrand::f64())).await;
@@ -164,10 +188,16 @@ impl Publisher {
         self.0.link.blocked()
     }
 
-    /// Whether there is a connection with its topology in place.
+    /// Whether there is a connection with its topology in place, on which what we publish arrives.
     #[must_use]
     pub fn connected(&self) -> watch::Receiver<bool> {
         self.0.link.connected()
+    }
+
+    /// Whether a copy could be published now: connected and not blocked. Without that nothing should be consumed.
+    #[must_use]
+    pub fn able(&self) -> watch::Receiver<bool> {
+        self.0.link.able()
     }
 
     /// Closes the connection, for all clones. What is in flight is not waited for.
@@ -176,7 +206,27 @@ impl Publisher {
     }
 }
 
+/// A publish that has no proof, and the session that it went through.
+struct Failure {
+    error: NotPublished,
+    session: Option<Arc<Session>>,
+}
+
 impl Inner {
+    async fn publish(&self, message: &Outgoing) -> Result<Confirmed, Failure> {
+        // No limit of its own: every holder of a slot is limited. The semaphore is never closed.
+        let _slot = self.slots.acquire().await;
+        let not_connected = |_| Failure { error: NotPublished::NotConnected(self.limit), session: None };
+        let session = tokio::time::timeout(self.limit, self.link.session()).await.map_err(not_connected)?;
+        let attempt = while_unblocked(self.publish_on(&session, message), self.link.blocked(), self.limit).await;
+        attempt.unwrap_or(Err(NotPublished::TimedOut(self.limit))).map_err(|error| {
+            if matches!(error, NotPublished::Lost(_) | NotPublished::TimedOut(_)) {
+                session.suspect();
+            }
+            Failure { error, session: Some(session) }
+        })
+    }
+
     /// The channel goes back to the pool only after a clean verdict: on any other way out, a late confirm of this message
     /// could meet the channel's next one.
     async fn publish_on(&self, session: &Session, message: &Outgoing) -> Result<Confirmed, NotPublished> {
@@ -189,7 +239,7 @@ impl Inner {
         let routing_key = short("the name of the queue", &message.queue)?;
         let channel = match session.idle_channel() {
             Some(channel) => channel,
-            None => confirming_channel(session).await.map_err(lost("open a channel"))?,
+            None => confirming_channel(session.connection()).await.map_err(lost("open a channel"))?,
         };
         let properties = message.properties.clone().with_delivery_mode(PERSISTENT);
         let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
@@ -211,71 +261,9 @@ impl Inner {
         }
     }
 
-    async fn declare_again(&self, message: &Outgoing) {
-        let Some(declared) = &self.declared else { return };
-        let mut last = declared.lock().await;
-        if last.is_some_and(|at| at.elapsed() < DECLARED_ENOUGH) {
-            return;
+    fn record_failure(&self, queue: &str, error: &str) {
+        if let Some(text) = self.complaints.about(queue, error, Instant::now()) {
+            self.telemetry.record(&Fact::PublishFailed { queue, error: &text });
         }
-        let session = self.link.session().await;
-        if let Err(error) = self.link.ready(&session.connection).await {
-            self.record_failure(message, &error.to_string());
-        }
-        *last = Some(Instant::now());
-    }
-
-    fn record_failure(&self, message: &Outgoing, error: &str) {
-        self.telemetry.record(&Fact::PublishFailed { queue: &message.queue, error });
-    }
-}
-
-async fn confirming_channel(session: &Session) -> lapin::Result<Channel> {
-    let channel = session.connection.create_channel().await?;
-    channel.confirm_select(ConfirmSelectOptions::default()).await?;
-    Ok(channel)
-}
-
-/// Awaits a step; `None` when `limit` has passed, in which only the time counts during which `blocked` was false.
-async fn while_unblocked<T>(step: impl Future<Output = T>, mut blocked: watch::Receiver<bool>, limit: Duration) -> Option<T> {
-    tokio::pin!(step);
-    let mut left = limit;
-    loop {
-        let waits = *blocked.borrow_and_update();
-        let since = Instant::now();
-        tokio::select! {
-            biased;
-            value = &mut step => return Some(value),
-            Ok(()) = blocked.changed() => {}
-            () = tokio::time::sleep(left), if !waits => return None,
-        }
-        if !waits {
-            left = left.saturating_sub(since.elapsed());
-        }
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    const LIMIT: Duration = Duration::from_millis(300);
-
-    #[tokio::test]
-    async fn only_unblocked_time_counts_against_the_limit() {
-        let (block, blocked) = watch::channel(true);
-        let waiting = tokio::spawn(while_unblocked(std::future::pending::<()>(), blocked, LIMIT));
-        tokio::time::sleep(LIMIT * 3).await;
-        assert!(!waiting.is_finished());
-        let unblocked = Instant::now();
-        block.send_replace(false);
-        assert!(waiting.await.unwrap().is_none());
-        assert!(unblocked.elapsed() >= LIMIT);
-    }
-
-    #[tokio::test]
-    async fn an_answer_during_a_block_is_an_answer() {
-        let (_block, blocked) = watch::channel(true);
-        let answer = while_unblocked(tokio::time::sleep(LIMIT * 2), blocked, LIMIT).await;
-        assert!(answer.is_some());
     }
 }

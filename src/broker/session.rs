@@ -1,7 +1,6 @@
 //! One connection that reads one queue, from its first delivery to its end.
 
 use std::collections::VecDeque;
-use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
@@ -18,8 +17,7 @@ use super::acks::{Acks, AcksOf};
 use super::claim::Claim;
 use super::connection::{BrokerError, connect, short, within};
 use super::quarantine::Pace;
-use super::subscription::{Inbound, Orders};
-use super::topology::Topology;
+use super::subscription::{Ground, Inbound, Orders};
 use crate::config::Broker;
 use crate::telemetry::{Fact, Telemetry};
 
@@ -31,7 +29,7 @@ pub(super) struct Feed {
     pub(super) queue: String,
     pub(super) prefetch: u16,
     pub(super) broker: Broker,
-    pub(super) topology: Arc<Topology>,
+    pub(super) ground: Ground,
     pub(super) telemetry: Telemetry,
     pub(super) messages: mpsc::Sender<Inbound>,
     pub(super) live: watch::Sender<bool>,
@@ -61,14 +59,19 @@ impl End {
 }
 
 impl Feed {
-    /// Connects and starts to consume. A missing queue is declared, if we may, with all of the topology.
+    /// Waits until copies can be published, then connects and starts to consume. So the publisher declares the topology, and
+    /// not every queue's session at once. A queue that is missing nevertheless was deleted: a missing queue is declared, if we may, with all of the topology.
     pub(super) async fn open(&self, pace: Pace) -> Result<Session<'_>, BrokerError> {
         let Broker { declare, timeout, .. } = self.broker;
+        if self.ground.able.clone().wait_for(|able| *able).await.is_err() {
+            // Nobody will ever publish again.
+            std::future::pending::<()>().await;
+        }
         let connection = connect(&self.broker, &self.queue).await?;
         let prefetch = pace.prefetch(self.prefetch);
         let (channel, consumer) = match self.first_consumer(&connection, prefetch).await {
             Err(error) if error.is_missing() && declare => {
-                let declared = self.topology.declare(&connection, timeout).await;
+                let declared = self.ground.topology.declare(&connection, timeout).await;
                 let objects = declared.map_err(|error| BrokerError::Topology(error.to_string()))?;
                 self.telemetry.record(&Fact::TopologyReady { objects });
                 self.first_consumer(&connection, prefetch).await?
@@ -106,6 +109,9 @@ pub(super) struct Session<'a> {
     _over_on_drop: DropGuard,
     fault: CancellationToken,
     look: Interval,
+    able: watch::Receiver<bool>,
+    /// Since when copies cannot be published.
+    unable_since: Option<Instant>,
     pending: VecDeque<Delivery>,
     received: u64,
     last_received: Instant,
@@ -117,9 +123,10 @@ enum Event<'a> {
     Cancel,
     Close,
     Fault,
+    Look,
+    Turned,
     Delivery(Option<lapin::Result<Delivery>>),
     Room(Option<mpsc::Permit<'a, Inbound>>),
-    Look,
 }
 
 impl<'a> Session<'a> {
@@ -135,6 +142,9 @@ impl<'a> Session<'a> {
         });
         let mut look = interval(LOOK);
         look.set_missed_tick_behavior(MissedTickBehavior::Delay);
+        let mut able = feed.ground.able.clone();
+        // It may have changed since the session began to open.
+        able.mark_changed();
         Self {
             feed,
             connection,
@@ -146,6 +156,8 @@ impl<'a> Session<'a> {
             over,
             fault,
             look,
+            able,
+            unable_since: None,
             pending: VecDeque::new(),
             received: 0,
             last_received: Instant::now(),
@@ -167,16 +179,21 @@ impl<'a> Session<'a> {
         end
     }
 
+    /// Orders come before messages, so that no message decides about the end. Nothing starves: looks are rare, and as long
+    /// as none is handed over, no more deliveries come than the prefetch window holds.
     async fn next_event(&mut self) -> Event<'a> {
         let feed = self.feed;
         let cancelled = feed.quiet.is_cancelled();
+        let may_hand_over = !self.pending.is_empty() && self.unable_since.is_none();
         tokio::select! {
+            biased;
             () = feed.orders.cancel.cancelled(), if !cancelled => Event::Cancel,
             () = feed.orders.close.cancelled(), if cancelled => Event::Close,
             () = self.fault.cancelled() => Event::Fault,
-            delivery = self.consumer.next(), if !self.drained => Event::Delivery(delivery),
-            permit = feed.messages.reserve(), if !self.pending.is_empty() => Event::Room(permit.ok()),
             _ = self.look.tick() => Event::Look,
+            Ok(()) = self.able.changed() => Event::Turned,
+            delivery = self.consumer.next(), if !self.drained => Event::Delivery(delivery),
+            permit = feed.messages.reserve(), if may_hand_over => Event::Room(permit.ok()),
         }
     }
 
@@ -189,16 +206,25 @@ impl<'a> Session<'a> {
                 return Ok(true);
             }
             Event::Fault => return Err(BrokerError::AcksStuck),
+            Event::Look => self.look_around(pace).await?,
+            Event::Turned => self.turn(),
             Event::Delivery(Some(Ok(delivery))) => self.receive(delivery),
             Event::Delivery(Some(Err(source))) => return Err(BrokerError::Failed { step: "consume", source }),
             Event::Delivery(None) if self.feed.quiet.is_cancelled() => self.drained = true,
             Event::Delivery(None) => return Err(BrokerError::ConsumerEnded),
             Event::Room(Some(permit)) => self.hand_over(permit),
-            // Nobody is there to take messages: the same as if we had been told to close.
+            // Nobody is there to take messages: the same as if we had been told to close, unless somebody has told us to
+            // cancel. Then the claims that are out are being settled, and who holds them says when to close.
+            Event::Room(None) if self.feed.orders.cancel.is_cancelled() => self.pending.clear(),
             Event::Room(None) => self.feed.orders.close.cancel(),
-            Event::Look => self.look_around(pace).await?,
         }
         Ok(false)
+    }
+
+    /// Copies can be published again, or no longer.
+    fn turn(&mut self) {
+        let able = *self.able.borrow_and_update();
+        self.unable_since = if able { None } else { self.unable_since.or_else(|| Some(Instant::now())) };
     }
 
     fn receive(&mut self, delivery: Delivery) {
@@ -225,6 +251,13 @@ impl<'a> Session<'a> {
     async fn look_around(&mut self, pace: &mut Pace) -> Result<(), BrokerError> {
         if !self.connection.status().connected() || !self.channel.status().connected() {
             return Err(BrokerError::Ended);
+        }
+        let patience = self.feed.ground.patience;
+        if self.unable_since.is_some_and(|since| since.elapsed() > patience) && !self.feed.quiet.is_cancelled() {
+            self.feed.live.send_replace(false);
+            self.cancel_consumer().await?;
+            self.say_goodbye().await;
+            return Err(BrokerError::GivenBack(patience));
         }
         if pace.is_over(self.acks.written(), self.unsettled(), self.last_received.elapsed()) && !self.feed.quiet.is_cancelled() {
             self.resume().await?;

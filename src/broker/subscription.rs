@@ -37,6 +37,33 @@ pub struct QueueRole {
     pub due: bool,
 }
 
+/// What must be there before a queue is consumed: a place for the copies of what cannot be delivered.
+///
+/// Without one, messages would pile up unsettled in our hands, and the broker's `consumer_timeout` (30 min) would take them
+/// back with one more return on their count, again and again: an alarm over a weekend would make rejects of them.
+#[derive(Debug, Clone)]
+pub struct Ground {
+    /// What is declared again, if we may, where the queue is missing.
+    pub topology: Arc<Topology>,
+    /// Whether copies can be published, as [`super::Publisher::able`] says. While they cannot, no session is opened and
+    /// nothing is handed over.
+    pub able: watch::Receiver<bool>,
+    /// A session during which copies could not be published for longer than this gives its messages back and ends.
+    pub patience: Duration,
+}
+
+impl Ground {
+    /// Well above a restart of the broker and well under its `consumer_timeout` of 30 min, which counts from the delivery of
+    /// the oldest unsettled message.
+    pub const PATIENCE: Duration = Duration::from_secs(5 * 60);
+
+    /// With the usual [`Self::PATIENCE`].
+    #[must_use]
+    pub const fn new(topology: Arc<Topology>, able: watch::Receiver<bool>) -> Self {
+        Self { topology, able, patience: Self::PATIENCE }
+    }
+}
+
 /// A message as it came, with the right to settle it.
 #[derive(Debug)]
 pub struct Inbound {
@@ -86,14 +113,14 @@ impl Orders {
 }
 
 impl Subscription {
-    /// Starts to connect and to read, and keeps at it. At most `prefetch` messages are unsettled at one time. Must be called
-    /// within a tokio runtime.
+    /// Starts to connect and to read as soon as copies can be published, and keeps at it. At most `prefetch` messages are
+    /// unsettled at one time. Must be called within a tokio runtime.
     #[must_use]
     pub fn start(
         queue: QueueRole,
         prefetch: NonZeroU16,
         config: &Config,
-        topology: Arc<Topology>,
+        ground: Ground,
         telemetry: Telemetry,
     ) -> (Self, mpsc::Receiver<Inbound>) {
         let (messages, receiver) = mpsc::channel(HANDED_OVER);
@@ -103,7 +130,7 @@ impl Subscription {
             queue: queue.queue,
             prefetch: prefetch.get(),
             broker: config.broker.clone(),
-            topology,
+            ground,
             telemetry,
             messages,
             live,
@@ -152,23 +179,19 @@ impl Reader {
         let stop = self.feed.orders.cancel.clone();
         let mut pace = Pace::Full;
         while let Some(opened) = stop.run_until_cancelled(self.feed.open(pace)).await {
+            let started = Instant::now();
             let end = match opened {
                 Ok(session) => {
                     if !std::mem::replace(&mut self.told_connected, true) {
                         self.feed.telemetry.record(&Fact::BrokerConnected { link: &self.feed.queue });
                     }
-                    let started = Instant::now();
-                    let end = session.serve(&mut pace).await;
-                    if started.elapsed() > Pause::LONGEST {
-                        self.pause = Pause::new();
-                    }
-                    end
+                    session.serve(&mut pace).await
                 }
                 Err(error) => End::lost(error, 0),
             };
             let retry_in = match end {
                 End::Told => break,
-                End::Lost(error) => self.tell_lost(&error),
+                End::Lost(error) => self.tell_lost(&error, started.elapsed()),
                 End::Poisoned { settled } => self.tell_poisoned(&mut pace, settled),
             };
             if stop.run_until_cancelled(sleep(retry_in)).await.is_none() {
@@ -178,8 +201,8 @@ impl Reader {
         self.feed.quiet.cancel();
     }
 
-    fn tell_lost(&mut self, error: &BrokerError) -> Duration {
-        let retry_in = self.pause.next(fastrand::f64());
+    fn tell_lost(&mut self, error: &BrokerError, lasted: Duration) -> Duration {
+        let retry_in = self.pause.after(lasted);
         self.told_connected = false;
         let Feed { queue, telemetry, .. } = &self.feed;
         telemetry.record(&Fact::BrokerLost { link: queue, error: &error.to_string(), retry_in });

@@ -22,7 +22,7 @@ use crate::domain::format::Format;
 use crate::domain::integrator::{Directory, Endpoint, EndpointUrl, SkipReason, Topics};
 use crate::domain::ladder::Ladder;
 use crate::domain::names::{EndpointId, EventId, IntegratorKey, SourceName, Topic};
-use crate::domain::reply::{Failure, Outcome, Reply};
+use crate::domain::reply::{Failure, Forbidden, Outcome, Reply, TlsFault};
 use crate::domain::retry::RetryPolicy;
 use crate::domain::sign::SigningSecret;
 use crate::domain::time::Timestamp;
@@ -374,9 +374,9 @@ fn failures() -> impl Iterator<Item = Failure> {
     std::iter::successors(Some(Failure::Timeout), |failure| match failure {
         Failure::Timeout => Some(Failure::Dns),
         Failure::Dns => Some(Failure::Connect),
-        Failure::Connect => Some(Failure::Tls),
-        Failure::Tls => Some(Failure::Blocked),
-        Failure::Blocked => Some(Failure::Disconnected),
+        Failure::Connect => Some(Failure::Tls(TlsFault::Other)),
+        Failure::Tls(_) => Some(Failure::Blocked(Forbidden::Url)),
+        Failure::Blocked(_) => Some(Failure::Disconnected),
         Failure::Disconnected => Some(Failure::NotHttp),
         Failure::NotHttp => Some(Failure::Other),
         Failure::Other => None,

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 
-use tokio::sync::{mpsc, watch};
+use tokio::sync::mpsc;
 use tokio::time::Instant;
 
 use super::delivery::Delivery;
@@ -19,25 +19,11 @@ use crate::domain::integrator::{Endpoint, SkipReason};
 use crate::domain::route::{Route, route};
 use crate::telemetry::{EventOutcome, EventRef, Fact, WaitCause};
 
-/// Takes messages of one queue until the subscription ends or the worker stops. While the broker does not take what we
-/// publish (an alarm), nothing new is taken: a delivery that failed could not be put away.
+/// Takes messages of one queue until the subscription ends or the worker stops.
 pub(super) async fn run(shared: Arc<Shared>, source: Arc<Source>, due: bool, mut inbox: mpsc::Receiver<Inbound>) {
-    let mut blocked = shared.publisher.blocked();
-    loop {
-        let inbound = tokio::select! {
-            biased;
-            () = shared.stopping.cancelled() => return,
-            inbound = next(&mut inbox, &mut blocked) => inbound,
-        };
-        let Some(inbound) = inbound else { return };
+    while let Some(Some(inbound)) = shared.stopping.run_until_cancelled(inbox.recv()).await {
         admit(&shared, &source, due, inbound);
     }
-}
-
-async fn next(inbox: &mut mpsc::Receiver<Inbound>, blocked: &mut watch::Receiver<bool>) -> Option<Inbound> {
-    // The sender lives as long as the publisher; should it be gone, there is nothing left to wait for.
-    let _ = blocked.wait_for(|blocked| !blocked).await;
-    inbox.recv().await
 }
 
 fn admit(shared: &Arc<Shared>, source: &Arc<Source>, due: bool, inbound: Inbound) {

@@ -16,7 +16,7 @@ use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use crate::broker::{Publisher, QueueRole, Subscription, Topology};
+use crate::broker::{Ground, Publisher, QueueRole, Subscription, Topology};
 use crate::config::{Config, Source};
 use crate::domain::integrator::Directory;
 use crate::egress::Egress;
@@ -88,7 +88,8 @@ impl Worker {
             for due in [false, true] {
                 let role = role(&source, due);
                 let name = role.queue.clone();
-                let (subscription, inbox) = Subscription::start(role, source.prefetch, &config, Arc::clone(&topology), telemetry.clone());
+                let ground = Ground::new(Arc::clone(&topology), shared.publisher.able());
+                let (subscription, inbox) = Subscription::start(role, source.prefetch, &config, ground, telemetry.clone());
                 intakes.spawn(intake::run(Arc::clone(&shared), Arc::clone(&source), due, inbox));
                 tokio::spawn(lanes::drop_what_is_over(Arc::clone(&shared), subscription.live()));
                 subscriptions.push((name, subscription));

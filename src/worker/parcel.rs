@@ -136,4 +136,13 @@ impl Stake {
             parcel.telemetry.record(&Fact::Settled { source, event, outcome: state.outcome });
         }
     }
+
+    /// Leaves the whole message to the broker, which moves it to the rejected: no copy of it can be made. Deliveries of it that
+    /// are still open then settle nothing.
+    pub(super) fn reject(self) {
+        let claim = self.0.state.lock().unwrap_or_else(PoisonError::into_inner).claim.take();
+        if let Some(claim) = claim {
+            claim.reject();
+        }
+    }
 }

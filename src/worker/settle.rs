@@ -1,6 +1,7 @@
 //! How a delivery ends: acknowledged with proof, or with a confirmed copy elsewhere. Publish first, then acknowledge: a
 //! crash in between makes a duplicate, never a loss.
 
+use std::sync::Arc;
 use std::time::Duration;
 
 use lapin::BasicProperties;
@@ -8,15 +9,15 @@ use tokio_util::sync::CancellationToken;
 
 use super::Shared;
 use super::delivery::Delivery;
-use super::parcel::{Original, Parcel, Stake};
-use crate::broker::{Claim, Confirmed, Delivered, Outgoing, Proof, headers};
+use super::parcel::{Original, Stake};
+use crate::broker::{Claim, Confirmed, Delivered, Outgoing, Proof, Unpublished, headers};
 use crate::clock;
 use crate::domain::dead::{DeadReason, RejectReason};
 use crate::domain::decide::{Unknown, Wait, decide_unknown};
 use crate::domain::format::Unrenderable;
 use crate::domain::history::History;
 use crate::domain::integrator::{Endpoint, SkipReason};
-use crate::domain::names::EndpointId;
+use crate::domain::names::{EndpointId, SourceName};
 use crate::telemetry::{EventOutcome, EventRef, Fact, WaitCause};
 
 /// How long a delivery stays in the ladder whose endpoint had no turn for it.
@@ -35,15 +36,13 @@ pub(super) fn skip(shared: &Shared, stake: Stake, endpoint: &Endpoint, reason: S
 
 /// Puts the event, or the one delivery that `history` names, into the ladder.
 pub(super) async fn wait(shared: &Shared, stake: Stake, history: History, (wait, cause): (Wait, WaitCause)) {
-    let parcel = stake.parcel();
     let history = history.waiting(wait);
-    let properties = headers::retry_copy(&original(&parcel.original), &history);
-    let queue = parcel.original.source.wait_queue(wait.rung);
-    if let Some(confirmed) = publish(shared, &parcel.original, queue, properties, parcel.over()).await {
-        let endpoint = history.endpoint.as_ref();
-        shared.telemetry.record(&Fact::Waits { event: parcel.event_ref(), endpoint, cause, wait });
-        stake.settle(Proof::Copied(confirmed), EventOutcome::Waiting);
-    }
+    let message = &stake.parcel().original;
+    let copy = (message.source.wait_queue(wait.rung), headers::retry_copy(&original(message), &history));
+    settle_by_copy(shared, stake, copy, EventOutcome::Waiting, |event| {
+        shared.telemetry.record(&Fact::Waits { event, endpoint: history.endpoint.as_ref(), cause, wait });
+    })
+    .await;
 }
 
 /// Puts a delivery that had no turn at its endpoint into the ladder, alone: no attempt is counted, its age goes on.
@@ -73,12 +72,11 @@ pub(super) async fn unknown(shared: &Shared, stake: Stake, endpoint: Option<&End
 pub(super) async fn dead(shared: &Shared, stake: Stake, endpoint: &EndpointId, history: &History, reason: DeadReason) {
     let parcel = stake.parcel();
     let properties = headers::dead_copy(&original(&parcel.original), &history.at(endpoint), parcel.event_ref(), reason, clock::now());
-    let queue = shared.config.broker.names.dead.clone();
-    if let Some(confirmed) = publish(shared, &parcel.original, queue, properties, parcel.over()).await {
-        let event = parcel.event_ref();
+    let copy = (shared.config.broker.names.dead.clone(), properties);
+    settle_by_copy(shared, stake, copy, EventOutcome::Dead, |event| {
         shared.telemetry.record(&Fact::DeadLettered { event, endpoint, reason, attempts: history.attempts });
-        stake.settle(Proof::Copied(confirmed), EventOutcome::Dead);
-    }
+    })
+    .await;
 }
 
 /// One endpoint's format cannot carry the event: a copy that names the endpoint goes to the rejected.
@@ -87,65 +85,84 @@ pub(super) async fn unrenderable(shared: &Shared, stake: Stake, endpoint: &Endpo
 }
 
 async fn reject_event(shared: &Shared, stake: Stake, endpoint: Option<&EndpointId>, reason: RejectReason) {
-    let parcel: &Parcel = stake.parcel();
-    let rejection = Rejection { event: Some(parcel.event_ref()), endpoint, reason: &reason };
-    if let Some(confirmed) = copy_to_rejected(shared, &parcel.original, &parcel.history, &rejection, parcel.over()).await {
-        stake.settle(Proof::Copied(confirmed), EventOutcome::Rejected);
+    let parcel = stake.parcel();
+    let source = &Arc::clone(&parcel.original.source).name;
+    let history = endpoint.map_or_else(|| parcel.history.clone(), |endpoint| parcel.history.at(endpoint));
+    let properties = headers::rejected_copy(&original(&parcel.original), &history, Some(parcel.event_ref()), &reason, clock::now());
+    let copy = (shared.config.broker.names.rejected.clone(), properties);
+    settle_by_copy(shared, stake, copy, EventOutcome::Rejected, |event| {
+        shared.telemetry.record(&Fact::Rejected { source, event: Some(event), endpoint, reason: &reason });
+    })
+    .await;
+}
+
+/// Publishes a copy of the message (queue and properties), says so, and settles the delivery with it.
+async fn settle_by_copy(
+    shared: &Shared,
+    stake: Stake,
+    copy: (String, BasicProperties),
+    outcome: EventOutcome,
+    tell: impl FnOnce(EventRef<'_>),
+) {
+    let parcel = stake.parcel();
+    match publish(shared, &parcel.original, copy, parcel.over()).await {
+        Copy::Safe(confirmed) => {
+            tell(parcel.event_ref());
+            stake.settle(Proof::Copied(confirmed), outcome);
+        }
+        Copy::Unsettled => {}
+        Copy::Impossible => {
+            record_headers_too_large(shared, &parcel.original.source.name);
+            stake.reject();
+        }
     }
 }
 
 /// The message is no event at all: it goes to the rejected as it came.
-pub(super) async fn reject_message(shared: &Shared, original: &Original, history: &History, reason: &RejectReason, claim: Claim) {
-    let rejection = Rejection { event: None, endpoint: None, reason };
-    if let Some(confirmed) = copy_to_rejected(shared, original, history, &rejection, &claim.over()).await {
-        claim.settle(Proof::Copied(confirmed));
-        shared.telemetry.record(&Fact::Settled { source: &original.source.name, event: None, outcome: EventOutcome::Rejected });
+pub(super) async fn reject_message(shared: &Shared, message: &Original, history: &History, reason: &RejectReason, claim: Claim) {
+    let properties = headers::rejected_copy(&original(message), history, None, reason, clock::now());
+    let copy = (shared.config.broker.names.rejected.clone(), properties);
+    let source = &message.source.name;
+    match publish(shared, message, copy, &claim.over()).await {
+        Copy::Safe(confirmed) => {
+            shared.telemetry.record(&Fact::Rejected { source, event: None, endpoint: None, reason });
+            claim.settle(Proof::Copied(confirmed));
+            shared.telemetry.record(&Fact::Settled { source, event: None, outcome: EventOutcome::Rejected });
+        }
+        Copy::Unsettled => {}
+        Copy::Impossible => reject_by_broker(shared, message, claim),
     }
 }
 
-/// The properties of a message are so large that ours would not fit beside them: the broker moves it itself.
-pub(super) fn reject_by_broker(shared: &Shared, original: &Original, claim: Claim) {
-    let source = &original.source.name;
+/// The properties of a message are such that no copy of it can be made: the broker moves it itself.
+pub(super) fn reject_by_broker(shared: &Shared, message: &Original, claim: Claim) {
     claim.reject();
+    record_headers_too_large(shared, &message.source.name);
+}
+
+fn record_headers_too_large(shared: &Shared, source: &SourceName) {
     shared.telemetry.record(&Fact::Rejected { source, event: None, endpoint: None, reason: &RejectReason::HeadersTooLarge });
     shared.telemetry.record(&Fact::Settled { source, event: None, outcome: EventOutcome::Rejected });
 }
 
-/// What is no delivery, and why.
-struct Rejection<'a> {
-    event: Option<EventRef<'a>>,
-    endpoint: Option<&'a EndpointId>,
-    reason: &'a RejectReason,
+/// What became of a copy.
+enum Copy {
+    /// It is in its queue.
+    Safe(Confirmed),
+    /// The worker halts, or the broker will deliver the original again: the message is left as it is.
+    Unsettled,
+    /// The broker would never take it.
+    Impossible,
 }
 
-async fn copy_to_rejected(
-    shared: &Shared,
-    message: &Original,
-    history: &History,
-    rejection: &Rejection<'_>,
-    over: &CancellationToken,
-) -> Option<Confirmed> {
-    let Rejection { event, endpoint, reason } = *rejection;
-    let history = History { endpoint: endpoint.cloned().or_else(|| history.endpoint.clone()), ..history.clone() };
-    let properties = headers::rejected_copy(&original(message), &history, event, reason, clock::now());
-    let queue = shared.config.broker.names.rejected.clone();
-    let confirmed = publish(shared, message, queue, properties, over).await?;
-    shared.telemetry.record(&Fact::Rejected { source: &message.source.name, event, endpoint, reason });
-    Some(confirmed)
-}
-
-/// Publishes until the broker confirms it. `None` when the worker halts or the broker will deliver the original again.
-async fn publish(
-    shared: &Shared,
-    message: &Original,
-    queue: String,
-    properties: BasicProperties,
-    over: &CancellationToken,
-) -> Option<Confirmed> {
+/// Publishes a copy (queue and properties) until the broker confirms it.
+async fn publish(shared: &Shared, message: &Original, (queue, properties): (String, BasicProperties), over: &CancellationToken) -> Copy {
     let outgoing = Outgoing { queue, properties, body: message.body.clone() };
-    tokio::select! {
-        confirmed = shared.publisher.publish_until_confirmed(&outgoing, over) => confirmed,
-        () = shared.halt.cancelled() => None,
+    let published = shared.publisher.publish_until_confirmed(&outgoing, over);
+    match shared.halt.run_until_cancelled(published).await {
+        Some(Ok(confirmed)) => Copy::Safe(confirmed),
+        Some(Err(Unpublished::Impossible(_))) => Copy::Impossible,
+        Some(Err(Unpublished::GivenUp)) | None => Copy::Unsettled,
     }
 }
 

@@ -2,10 +2,10 @@
 
 use std::num::NonZeroU16;
 use std::path::PathBuf;
-use std::sync::Arc;
+use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
-use callbackd::broker::{Inbound, Publisher, QueueRole, Subscription, Topology};
+use callbackd::broker::{Ground, Inbound, Publisher, QueueRole, Subscription, Topology};
 use callbackd::config::{
     Admin, Broker, BrokerUrl, Config, Dead, DeliveryDefaults, Egress, Log, LogFormat, Names, PrivateNetworks, Source, Worker,
 };
@@ -13,7 +13,7 @@ use callbackd::domain::ladder::Ladder;
 use callbackd::domain::names::SourceName;
 use callbackd::domain::retry::RetryPolicy;
 use callbackd::telemetry::Telemetry;
-use tokio::sync::mpsc;
+use tokio::sync::{mpsc, watch};
 
 /// A configuration with the default names and one source `compliance`, short limits and a ladder of one rung.
 pub fn config(url: &str) -> Config {
@@ -59,9 +59,49 @@ pub fn publisher(config: &Config) -> Publisher {
     Publisher::start(config, Arc::new(Topology::new(config)), Telemetry::default())
 }
 
-/// Starts to read the work queue.
+/// Starts to read the work queue, whether copies can be published or not.
 pub fn subscribe(config: &Config, prefetch: u16) -> (Subscription, mpsc::Receiver<Inbound>) {
+    subscribe_on(config, prefetch, Ground::new(Arc::new(Topology::new(config)), watch::channel(true).1))
+}
+
+/// Starts to read the work queue.
+pub fn subscribe_on(config: &Config, prefetch: u16, ground: Ground) -> (Subscription, mpsc::Receiver<Inbound>) {
     let role = QueueRole { source: config.sources[0].name.clone(), queue: WORK.to_owned(), due: false };
     let prefetch = NonZeroU16::new(prefetch).expect("not 0");
-    Subscription::start(role, prefetch, config, Arc::new(Topology::new(config)), Telemetry::default())
+    Subscription::start(role, prefetch, config, ground, Telemetry::default())
+}
+
+/// What the library logs on this thread for as long as this lives.
+pub struct OwnLog {
+    text: Arc<Mutex<Vec<u8>>>,
+    _guard: tracing::subscriber::DefaultGuard,
+}
+
+impl OwnLog {
+    /// Begins to listen.
+    pub fn listen() -> Self {
+        let text: Arc<Mutex<Vec<u8>>> = Arc::default();
+        let writer = Arc::clone(&text);
+        let subscriber = tracing_subscriber::fmt().with_ansi(false).with_writer(move || Pen(Arc::clone(&writer))).finish();
+        Self { text, _guard: tracing::subscriber::set_default(subscriber) }
+    }
+
+    /// The lines that hold this text.
+    pub fn lines(&self, holding: &str) -> Vec<String> {
+        let text = self.text.lock().unwrap_or_else(PoisonError::into_inner);
+        String::from_utf8_lossy(&text).lines().filter(|line| line.contains(holding)).map(str::to_owned).collect()
+    }
+}
+
+struct Pen(Arc<Mutex<Vec<u8>>>);
+
+impl std::io::Write for Pen {
+    fn write(&mut self, bytes: &[u8]) -> std::io::Result<usize> {
+        self.0.lock().unwrap_or_else(PoisonError::into_inner).extend_from_slice(bytes);
+        Ok(bytes.len())
+    }
+
+    fn flush(&mut self) -> std::io::Result<()> {
+        Ok(())
+    }
 }

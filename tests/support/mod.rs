@@ -22,7 +22,7 @@ mod worker;
 pub use amqp::{Amqp, Fetched};
 pub use answer::Answer;
 pub use broker::{Broker, Vhost};
-pub use embedded::{WORK, config, publisher, subscribe};
+pub use embedded::{OwnLog, WORK, config, publisher, subscribe, subscribe_on};
 pub use eventually::{Fact, eventually};
 pub use node::PrivateNode;
 pub use operator::{config_at, config_for, config_with, dead, parsed};
