@@ -236,7 +236,7 @@ mod tests {
         let custom = format!(r#"{{"id":"e2","integrator":"acme","topic":"custom","data":[{RECORD}]}}"#);
         let empty = r#"{"id":"e3","integrator":"acme","topic":"complianceRecord","data":[]}"#;
         let broken = r#"{"id":"e4","integrator":"acme","topic":"complianceRecord","data":[1]}"#;
-        let folder = folder(&format!(r#"{{"topic":"identResult","id":"e1"}} {custom} {empty} {broken}"#));
+        let folder = folder(&format!(r#"{{"id":"e1","integrator":"acme","topic":"identResult","data":{{}}}} {custom} {empty} {broken}"#));
         let (bodies, notes, error) = run(folder.path(), &["--format", "classic"]);
         assert_eq!((bodies.as_str(), error.as_deref()), ("", Some("event 4: has no classic form: record 0 is not an object")));
         assert_eq!(notes, "e1: skipped: no_classic_form\ne2: skipped: no_classic_form\ne3: skipped: no_records\n");

@@ -16,7 +16,7 @@ use super::dead::DeadReason;
 use super::history::History;
 use super::ladder::{Ladder, Rung};
 use super::reply::{Outcome, Reply};
-use super::retry::{RetryPolicy, Window, scaled};
+use super::retry::{RetryPolicy, Window, ceil};
 use super::time::Timestamp;
 
 /// What follows an attempt.
@@ -118,7 +118,7 @@ fn window(history: &History, reply: &Reply, policy: &RetryPolicy, now: Timestamp
     if asked <= scheduled.earliest {
         return (scheduled, policy.max_delay);
     }
-    let latest = scheduled.latest.max(scaled(asked, 1.0 + policy.jitter.clamp(0.0, 1.0)));
+    let latest = scheduled.latest.max(ceil(asked, 1.0 + policy.jitter.clamp(0.0, 1.0)));
     (Window { earliest: asked, latest: latest.min(policy.max_retry_after) }, Duration::MAX)
 }
 

@@ -80,14 +80,18 @@ impl RetryPolicy {
     pub fn window_after(&self, attempt: u32) -> Window {
         let delay = self.delay_after(attempt);
         let jitter = self.jitter.clamp(0.0, 1.0);
-        Window { earliest: scaled(delay, 1.0 - jitter), latest: scaled(delay, 1.0 + jitter).min(self.max_delay) }
+        Window { earliest: floor(delay, 1.0 - jitter), latest: ceil(delay, 1.0 + jitter).min(self.max_delay) }
     }
 }
 
-/// A delay times a factor up to 2, in whole milliseconds: 1.2 times 2 s is 2.4 s, and no rounding hides the rung there.
-pub(super) fn scaled(delay: Duration, factor: f64) -> Duration {
-    let nanos = delay.mul_f64(factor).as_nanos() + 500_000;
-    Duration::from_millis(u64::try_from(nanos / 1_000_000).unwrap_or(u64::MAX))
+/// A delay times a factor, rounded down to whole milliseconds: no rounding may hide a rung at the window's edge.
+fn floor(delay: Duration, factor: f64) -> Duration {
+    Duration::from_millis(u64::try_from(delay.mul_f64(factor).as_millis()).unwrap_or(u64::MAX))
+}
+
+/// A delay times a factor, rounded up to whole milliseconds.
+pub(super) fn ceil(delay: Duration, factor: f64) -> Duration {
+    Duration::from_millis(u64::try_from(delay.mul_f64(factor).as_nanos().div_ceil(1_000_000)).unwrap_or(u64::MAX))
 }
 
 #[cfg(test)]
