@@ -157,7 +157,8 @@ api() {
 start_receivers() {
   secret=whsec_$(head -c 32 /dev/urandom | base64 -w 0)
   receiver classic
-  receiver topic --secret "$secret"
+  export DEMO_SECRET=$secret
+  receiver topic --secret-env DEMO_SECRET
   receiver flaky --fail-first 2
   # Nobody listens here until step 8.
   down_port=$(free_port)

@@ -61,7 +61,7 @@ fn judged(found: Result<usize, TopologyError>, config: &Config) -> Result<String
     let url = &config.broker.url;
     match found {
         Ok(objects) => Ok(format!("ok: broker {url}, {objects} exchanges and queues are there ({UNSEEN})")),
-        Err(missing @ TopologyError::Missing(_)) if config.broker.declare => {
+        Err(missing @ TopologyError::Missing { .. }) if config.broker.declare => {
             Ok(format!("broker {url}: {missing}\n(`callbackd run` declares what is missing, as broker.declare is true; {UNSEEN})"))
         }
         Err(wrong) => Err(format!("broker {url}: {wrong}")),
@@ -110,7 +110,7 @@ mod tests {
 
     #[test]
     fn only_missing_objects_are_for_run_to_mend_and_only_where_it_declares() {
-        let missing = || Err(TopologyError::Missing(Vec::new()));
+        let missing = || Err(TopologyError::Missing { objects: Vec::new(), of: 3 });
         assert!(judged(missing(), &config(true)).unwrap().contains("`callbackd run` declares what is missing"));
         assert!(judged(missing(), &config(false)).is_err());
         for wrong in [TopologyError::Differs(Vec::new()), TopologyError::Denied(Vec::new()), TopologyError::Failed(Vec::new())] {
