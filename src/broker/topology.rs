@@ -128,8 +128,11 @@ impl Topology {
         }
         let limit = [("x-delivery-limit", Argument::Number(WORK_DELIVERY_LIMIT))];
         let due = source.due_queue();
-        self.queues.push(Queue::forwarding(&source.queue, Purpose::Work, &names.route, &names.rejected, &limit));
-        self.queues.push(Queue::forwarding(&due, Purpose::Due, &names.route, &names.rejected, &limit));
+        for (queue, purpose, is_due) in [(&source.queue, Purpose::Work, false), (&due, Purpose::Due, true)] {
+            let key = source.rejection_key(is_due);
+            self.queues.push(Queue::forwarding(queue, purpose, &names.route, &key, &limit));
+            self.bindings.push(Binding::new(&names.route, &names.rejected, &key));
+        }
         for rung in config.ladder.rungs() {
             let ttl = [("x-message-ttl", Argument::millis(rung.delay()))];
             self.queues.push(Queue::forwarding(&source.wait_queue(rung), Purpose::Wait(rung), &names.route, &due, &ttl));
@@ -379,8 +382,12 @@ mod tests {
         let ladder = Ladder::try_new(Duration::from_secs(1), Duration::from_secs(6 * 3600)).unwrap();
         for source in ["callbacks.compliance", "callbacks.ident"] {
             let due = format!("{source}.due");
-            assert_eq!(arguments(&topology, source), forwarding("callbacks.rejected", "x-delivery-limit=Number(100)"));
-            assert_eq!(arguments(&topology, &due), forwarding("callbacks.rejected", "x-delivery-limit=Number(100)"));
+            for queue in [source, &due] {
+                let key = format!("{queue}.rejected");
+                assert_eq!(arguments(&topology, queue), forwarding(&key, "x-delivery-limit=Number(100)"));
+                let binding = Binding::new("callbacks.route", "callbacks.rejected", &key);
+                assert_eq!(topology.bindings().filter(|one| **one == binding).count(), 1, "{binding:?}");
+            }
             for rung in ladder.rungs() {
                 let expected = forwarding(&due, &format!("x-message-ttl=Number({})", rung.delay().as_millis()));
                 assert_eq!(arguments(&topology, &format!("{source}.wait.{rung}")), expected);

@@ -33,6 +33,13 @@ impl Source {
         format!("{}.due", self.queue)
     }
 
+    /// The key under which the broker moves what it rejects from the work queue, or from the due queue, to the rejected. It
+    /// says where a message came from, and no publisher can write it.
+    #[must_use]
+    pub fn rejection_key(&self, due: bool) -> String {
+        if due { format!("{}.rejected", self.due_queue()) } else { format!("{}.rejected", self.queue) }
+    }
+
     /// The queue of one rung of this source's ladder.
     #[must_use]
     pub fn wait_queue(&self, rung: Rung) -> String {
