@@ -160,49 +160,6 @@ async fn a_stop_limit_that_ends_gives_the_event_back() {
     scene.amqp.wait_ready("callbacks.compliance", 1, LIMIT).await;
 }
 
-async fn on_a_node_of_its_own(receiver: &Receiver) -> (PrivateNode, Worker, String) {
-    let node = PrivateNode::start().await;
-    let url = node.url();
-    let mut worker = Worker::start(&scene::config(&url), &busy_endpoint(receiver));
-    worker.wait_ready().await;
-    (node, worker, url)
-}
-
-async fn publish_to(url: &str, ids: std::ops::Range<usize>) {
-    let amqp = support::Amqp::connect(url).await;
-    for n in ids {
-        amqp.publish_event("compliance.events", "event", &event(&format!("evt-{n}"))).await;
-    }
-}
-
-#[tokio::test]
-async fn a_broker_stopped_or_killed_under_load_and_started_again_loses_nothing() {
-    let receiver = Receiver::start();
-    receiver.on_path("/", [Answer::status(200).after(Duration::from_millis(5))]);
-    let (node, mut worker, url) = on_a_node_of_its_own(&receiver).await;
-    let (each, mut total, mut faults) = (1500, 0, 0);
-    for kill in [false, true] {
-        publish_to(&url, total..total + each).await;
-        receiver.wait("a third of the events", LONG, |seen| delivered(seen).len() >= total + each / 3).await;
-        if kill {
-            node.kill().await
-        } else {
-            node.stop().await
-        }
-        eventually("readiness is red", LIMIT, async || worker.admin("/readyz").await.is_ok_and(|(status, _)| status == 503)).await;
-        node.start_again().await;
-        worker.wait_ready().await;
-        total += each;
-        faults += 1;
-        let duplicates = all_arrive(&receiver, total).await;
-        println!("{duplicates} duplicates after {faults} faults");
-        assert!(duplicates <= faults * (MAX_IN_FLIGHT + ACKS_ON_THEIR_WAY), "{duplicates} duplicates");
-    }
-    let amqp = support::Amqp::connect(&url).await;
-    eventually("the queue is empty", LIMIT, async || amqp.ready("callbacks.compliance").await == 0).await;
-    assert_eq!(worker.exit(), None, "the worker never ended");
-}
-
 #[tokio::test]
 async fn a_connection_cut_while_a_confirm_is_pending_loses_no_retry() {
     let receiver = Receiver::start();
@@ -234,24 +191,6 @@ async fn a_connection_cut_while_a_confirm_is_pending_loses_no_retry() {
 }
 
 #[tokio::test]
-async fn a_broker_alarm_pauses_the_worker_and_fails_nothing() {
-    let receiver = Receiver::start();
-    receiver.on_path("/", [503]);
-    let (node, worker, url) = on_a_node_of_its_own(&receiver).await;
-    publish_to(&url, 0..1).await;
-    receiver.wait_for(1, LIMIT).await;
-    node.ctl(&["set_vm_memory_high_watermark", "0.00001"]).await;
-    worker.wait_for_metric("callbackd_broker_blocked", &[], 1.0, LONG).await;
-    assert_eq!(worker.admin("/readyz").await.unwrap().0, 503);
-    receiver.on_path("/", [200]);
-    receiver.forget();
-    node.ctl(&["set_vm_memory_high_watermark", "absolute", "1GB"]).await;
-    receiver.wait_for(1, LONG).await;
-    eventually("ready again", LIMIT, async || worker.admin("/readyz").await.is_ok_and(|(status, _)| status == 200)).await;
-    assert_eq!(worker.metric("callbackd_publish_failures_total", &[]).await.unwrap_or_default(), 0.0, "an alarm is no failure");
-}
-
-#[tokio::test]
 async fn a_deleted_queue_is_made_again_and_consumed() {
     let receiver = Receiver::start();
     let scene = Scene::start(&busy_endpoint(&receiver)).await;
@@ -275,4 +214,70 @@ async fn a_deleted_rung_is_made_again_and_the_retry_is_not_lost() {
     receiver.wait_for(2, LIMIT).await;
     scene.settled().await;
     assert!(scene.worker.metric("callbackd_publish_failures_total", &[]).await.unwrap_or_default() >= 1.0, "the return was noticed");
+}
+
+/// Tests that start a broker of their own: one at a time, see `.config/nextest.toml`.
+mod private_node {
+    use super::*;
+
+    async fn on_a_node_of_its_own(receiver: &Receiver) -> (PrivateNode, Worker, String) {
+        let node = PrivateNode::start().await;
+        let url = node.url();
+        let mut worker = Worker::start(&scene::config(&url), &busy_endpoint(receiver));
+        worker.wait_ready().await;
+        (node, worker, url)
+    }
+
+    async fn publish_to(url: &str, ids: std::ops::Range<usize>) {
+        let amqp = support::Amqp::connect(url).await;
+        for n in ids {
+            amqp.publish_event("compliance.events", "event", &event(&format!("evt-{n}"))).await;
+        }
+    }
+
+    #[tokio::test]
+    async fn a_broker_stopped_or_killed_under_load_and_started_again_loses_nothing() {
+        let receiver = Receiver::start();
+        receiver.on_path("/", [Answer::status(200).after(Duration::from_millis(5))]);
+        let (node, mut worker, url) = on_a_node_of_its_own(&receiver).await;
+        let (each, mut total, mut faults) = (1500, 0, 0);
+        for kill in [false, true] {
+            publish_to(&url, total..total + each).await;
+            receiver.wait("a third of the events", LONG, |seen| delivered(seen).len() >= total + each / 3).await;
+            if kill {
+                node.kill().await
+            } else {
+                node.stop().await
+            }
+            eventually("readiness is red", LIMIT, async || worker.admin("/readyz").await.is_ok_and(|(status, _)| status == 503)).await;
+            node.start_again().await;
+            worker.wait_ready().await;
+            total += each;
+            faults += 1;
+            let duplicates = all_arrive(&receiver, total).await;
+            println!("{duplicates} duplicates after {faults} faults");
+            assert!(duplicates <= faults * (MAX_IN_FLIGHT + ACKS_ON_THEIR_WAY), "{duplicates} duplicates");
+        }
+        let amqp = support::Amqp::connect(&url).await;
+        eventually("the queue is empty", LIMIT, async || amqp.ready("callbacks.compliance").await == 0).await;
+        assert_eq!(worker.exit(), None, "the worker never ended");
+    }
+
+    #[tokio::test]
+    async fn a_broker_alarm_pauses_the_worker_and_fails_nothing() {
+        let receiver = Receiver::start();
+        receiver.on_path("/", [503]);
+        let (node, worker, url) = on_a_node_of_its_own(&receiver).await;
+        publish_to(&url, 0..1).await;
+        receiver.wait_for(1, LIMIT).await;
+        node.ctl(&["set_vm_memory_high_watermark", "0.00001"]).await;
+        worker.wait_for_metric("callbackd_broker_blocked", &[], 1.0, LONG).await;
+        assert_eq!(worker.admin("/readyz").await.unwrap().0, 503);
+        receiver.on_path("/", [200]);
+        receiver.forget();
+        node.ctl(&["set_vm_memory_high_watermark", "absolute", "1GB"]).await;
+        receiver.wait_for(1, LONG).await;
+        eventually("ready again", LIMIT, async || worker.admin("/readyz").await.is_ok_and(|(status, _)| status == 200)).await;
+        assert_eq!(worker.metric("callbackd_publish_failures_total", &[]).await.unwrap_or_default(), 0.0, "an alarm is no failure");
+    }
 }
