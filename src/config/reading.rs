@@ -7,6 +7,7 @@ use toml::Table;
 
 use super::environment::{Environment, Overrides};
 use super::problems::Problems;
+use super::secret::Places;
 
 /// The state while a file becomes valid types. Sections borrow it and report to it.
 #[derive(Debug)]
@@ -14,6 +15,7 @@ pub(super) struct Reading<'e> {
     file: PathBuf,
     environment: &'e Environment,
     overrides: Overrides,
+    places: Places<'e>,
     problems: RefCell<Vec<String>>,
     /// Every key that was asked for, without indexes: what the example files must show.
     #[cfg(test)]
@@ -27,10 +29,16 @@ impl<'e> Reading<'e> {
             file: file.to_owned(),
             environment,
             overrides: Overrides::default(),
+            places: Places::Any,
             problems: RefCell::default(),
             #[cfg(test)]
             asked: RefCell::default(),
         }
+    }
+
+    /// Reads a file whose secrets come only from where `integrators.toml` may take them: see [`Places::Integrators`].
+    pub(super) fn of_integrators(file: &Path, secrets_dir: Option<&'e Path>, environment: &'e Environment) -> Self {
+        Self { places: Places::Integrators { folder: secrets_dir }, ..Self::of(file, environment) }
     }
 
     /// Reads a file whose table the environment overrides; changes the table.
@@ -42,6 +50,11 @@ impl<'e> Reading<'e> {
     /// Where `{ env = "NAME" }` looks.
     pub(super) const fn environment(&self) -> &'e Environment {
         self.environment
+    }
+
+    /// Where the secrets of this file may come from.
+    pub(super) const fn places(&self) -> Places<'e> {
+        self.places
     }
 
     /// A path written in this file, as seen from the process.
