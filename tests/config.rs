@@ -52,7 +52,7 @@ impl Folder {
     fn directory(&self, text: &str, variables: &[(&str, &str)]) -> Result<Directory, Vec<String>> {
         let path = self.write("integrators.toml", text);
         let environment = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        load_directory(&path, &DeliveryDefaults::default(), &public(), &environment).map_err(|problems| self.lines(&problems))
+        load_directory(&path, None, &DeliveryDefaults::default(), &public(), &environment).map_err(|problems| self.lines(&problems))
     }
 }
 
@@ -421,7 +421,7 @@ fn an_empty_file_has_no_integrators_and_plain_http_must_be_allowed() {
     assert!(folder.directory("# nobody\n", &[]).unwrap().is_empty());
     let path = folder.write("http.toml", "[[integrator]]\nkey = 'a'\n[[integrator.endpoint]]\nid = 'b'\nurl = 'http://127.0.0.1:1/'\n");
     let egress = Egress { allow_http: true, private: PrivateNetworks::Allowed };
-    let directory = load_directory(&path, &DeliveryDefaults::default(), &egress, &Environment::default()).unwrap();
+    let directory = load_directory(&path, None, &DeliveryDefaults::default(), &egress, &Environment::default()).unwrap();
     assert_eq!(endpoints(&directory, "a").len(), 1);
 }
 
@@ -452,6 +452,32 @@ fn ten_thousand_integrators_load() {
     let directory = Folder::new().directory(&text, &[]).unwrap();
     println!("10,000 integrators in {:?}", start.elapsed());
     assert_eq!((directory.len(), directory.all().count()), (10_000, 10_000));
+}
+
+#[test]
+fn secrets_dir_is_relative_to_the_configuration_and_holds_whenever_integrators_are_read() {
+    let folder = Folder::new();
+    std::fs::create_dir(folder.path("secrets")).unwrap();
+    folder.write("secrets/key", "inside");
+    folder.write("password", "CANARY");
+    let naming = |file: &str| integrator("acme").replace(" }]", &format!(", headers = {{ x-a = {{ file = '{file}' }} }} }}]"));
+    let config = folder.write("callbackd.toml", &format!("{LEAST}[integrators]\nsecrets_dir = 'secrets'\n"));
+    folder.write("integrators.toml", &naming("secrets/key"));
+    let (loaded, directory) = load_all(&config).unwrap();
+    assert_eq!(loaded.secrets_dir, Some(folder.path("secrets")));
+    assert_eq!(endpoints(&directory, "acme")[0].headers["x-a"], "inside");
+
+    folder.write("integrators.toml", &naming("password"));
+    let refused = [
+        r#"integrators.toml: integrator["acme"].endpoint["main"].headers.x-a: the file "password" does not lie below integrators.secrets_dir, "secrets"; put it there"#,
+    ];
+    assert_eq!(folder.lines(&load_all(&config).unwrap_err()), refused);
+    // Also when callbackd.toml has a problem of its own.
+    folder.write("callbackd.toml", &format!("{LEAST}[integrators]\nsecrets_dir = 'secrets'\n[worker]\nx = 1\n"));
+    assert_eq!(folder.lines(&load_all(&config).unwrap_err())[1..], refused);
+    // A folder that is wrong is no leave to read from everywhere: the other file is not looked at.
+    folder.write("callbackd.toml", &format!("{LEAST}[integrators]\nsecrets_dir = ''\n"));
+    assert_eq!(folder.lines(&load_all(&config).unwrap_err()), ["callbackd.toml: integrators.secrets_dir: is empty"]);
 }
 
 /// A value as TOML writes it; keys and texts are mostly those that mean something.
@@ -523,7 +549,7 @@ struct Watched {
 impl Watched {
     fn start(folder: &Folder) -> Self {
         let config = folder.config(LEAST, &[]).unwrap();
-        let first = load_directory(&config.integrators_file, &config.delivery, &config.egress, &Environment::default()).unwrap();
+        let first = load_directory(&config.integrators_file, None, &config.delivery, &config.egress, &Environment::default()).unwrap();
         let stop = CancellationToken::new();
         let (directory, trigger) = watch_directory(&config, first, Telemetry::default(), stop.clone());
         Self { directory, trigger, _stop: stop.drop_guard() }

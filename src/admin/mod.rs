@@ -1,6 +1,7 @@
 //! The side for operators and probes: `/livez`, `/readyz`, `/metrics` over plain HTTP.
 
 mod readiness;
+mod scrape;
 
 use std::io;
 use std::net::SocketAddr;
@@ -22,6 +23,8 @@ use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
 pub use readiness::Readiness;
+
+use scrape::Scrape;
 
 use crate::telemetry::Telemetry;
 
@@ -116,7 +119,7 @@ async fn connection(limits: Limits, stream: TcpStream, router: Router, stop: Can
 
 fn router(readiness: Readiness, telemetry: Telemetry) -> Router {
     let ready = get(|State(readiness): State<Readiness>| async move { ready(&readiness) }).with_state(readiness);
-    let metrics = get(|State(telemetry): State<Telemetry>| async move { metrics(&telemetry) }).with_state(telemetry);
+    let metrics = get(|State(scrape): State<Arc<Scrape>>| async move { metrics(&scrape) }).with_state(Arc::new(Scrape::new(telemetry)));
     Router::new()
         // That this is answered at all is the proof: the same runtime carries the deliveries.
         .route("/livez", get(|| async { "ok\n" }))
@@ -133,8 +136,8 @@ fn ready(readiness: &Readiness) -> Response {
     (StatusCode::SERVICE_UNAVAILABLE, missing.join("\n") + "\n").into_response()
 }
 
-fn metrics(telemetry: &Telemetry) -> Response {
-    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], telemetry.metrics_text()).into_response()
+fn metrics(scrape: &Scrape) -> Response {
+    ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], scrape.text()).into_response()
 }
 
 /// Answers are for now and for what they say they are.

@@ -348,6 +348,7 @@ mod tests {
             egress: Egress { allow_http: false, private: PrivateNetworks::Denied },
             admin: Admin { listen: "127.0.0.1:9464".parse().unwrap() },
             integrators_file: "integrators.toml".into(),
+            secrets_dir: None,
             log: Log { format: LogFormat::Auto, level: "info".to_owned() },
         }
     }

@@ -7,7 +7,7 @@ use std::fmt;
 use toml::{Table, Value};
 
 /// What every override's name starts with.
-const PREFIX: &str = "CALLBACKD__";
+pub(super) const PREFIX: &str = "CALLBACKD__";
 
 /// A copy of environment variables. Prints their number only: values are often secrets.
 #[derive(Clone, Default)]

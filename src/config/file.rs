@@ -12,6 +12,10 @@ use super::problems::Problems;
 /// Syntax errors shown of one file: beyond a few, each is an echo of the ones before.
 const SYNTAX_ERRORS: usize = 20;
 
+/// Longest text that is searched for all its syntax errors, in bytes: the parser stores each of them and cannot be stopped,
+/// and finds three in a line that is nothing but `=`. A longer text shows its first error alone.
+const SEARCHED: usize = 64 * 1024;
+
 /// The text of a file of at most `limit` bytes.
 ///
 /// # Errors
@@ -38,10 +42,14 @@ pub(super) fn read_table(path: &Path, limit: u64) -> Result<Table, Problems> {
     let text = read_text(path, limit).map_err(|problem| Problems::one(format!("{}: {problem}", path.display())))?;
     text.parse().map_err(|first| {
         // The parser that reports only the first error made the table; the other one goes on after an error.
-        let (_, errors) = DeTable::parse_recoverable(&text);
+        let errors = if text.len() <= SEARCHED { DeTable::parse_recoverable(&text).1 } else { Vec::new() };
         let mut errors = if errors.is_empty() { vec![first] } else { errors };
         errors.sort_by_key(|error| error.span().map(|span| span.start));
-        Problems::new(errors.iter().take(SYNTAX_ERRORS).map(|error| syntax_problem(path, &text, error)).collect())
+        let mut lines: Vec<String> = errors.iter().take(SYNTAX_ERRORS).map(|error| syntax_problem(path, &text, error)).collect();
+        if errors.len() > SYNTAX_ERRORS {
+            lines.push(format!("{}: and {} syntax errors more", path.display(), errors.len() - SYNTAX_ERRORS));
+        }
+        Problems::new(lines)
     })
 }
 
@@ -73,6 +81,21 @@ mod tests {
         assert!(!problems.contains("CANARY"), "{problems}");
         let places: Vec<&str> = problems.lines().map(|line| line.split_once(": ").unwrap().0).collect();
         assert_eq!(places, ["line 2, column 5", "line 3, column 13", "line 4, column 3", "line 6, column 1"]);
+    }
+
+    #[test]
+    fn of_many_syntax_errors_some_are_shown_and_of_a_long_text_the_first() {
+        let (folder, path) = written("=\n".repeat(1000).as_bytes());
+        let problems = read_table(&path, 1 << 20).unwrap_err();
+        assert_eq!(problems.lines().len(), SYNTAX_ERRORS + 1);
+        let last = problems.lines().last().unwrap();
+        assert!(last.starts_with(&format!("{}: and ", path.display())) && last.ends_with(" syntax errors more"), "{last}");
+
+        let long = folder.path().join("long.toml");
+        std::fs::write(&long, format!("a = 1\n{}", "=\n".repeat(SEARCHED / 2))).unwrap();
+        let problems = read_table(&long, 1 << 20).unwrap_err();
+        assert_eq!(problems.lines().len(), 1);
+        assert!(problems.lines()[0].starts_with(&format!("{}: line 2, column ", long.display())), "{problems}");
     }
 
     #[test]

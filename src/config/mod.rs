@@ -63,6 +63,9 @@ pub struct Config {
     pub admin: Admin,
     /// Key `file` of section `[integrators]`, made relative to the configuration file's folder.
     pub integrators_file: PathBuf,
+    /// Key `secrets_dir` of the same section, made relative in the same way: the only folder from which that file may take
+    /// secrets. `None`: any but the system's own.
+    pub secrets_dir: Option<PathBuf>,
     /// Section `[log]`.
     pub log: Log,
 }
@@ -72,6 +75,9 @@ const CONFIG_LIMIT: u64 = 1 << 20;
 
 /// Most bytes of `integrators.toml`: some 100,000 integrators.
 const DIRECTORY_LIMIT: u64 = 64 << 20;
+
+/// Most bytes of a path: Linux opens none that is longer.
+const PATH_LIMIT: usize = 4096;
 
 /// Loads `callbackd.toml` with the overrides among the environment's variables.
 ///
@@ -92,13 +98,20 @@ pub fn load_with(path: &Path, environment: &Environment) -> Result<Config, Probl
     reading.finish(config)
 }
 
-/// Loads `integrators.toml`, with the secrets that it names. An empty file is a directory with nobody in it.
+/// Loads `integrators.toml`, with the secrets that it names. An empty file is a directory with nobody in it. With
+/// `secrets_dir`, the files of secrets must lie below it.
 ///
 /// # Errors
 /// All problems at once, as [`load`].
-pub fn load_directory(path: &Path, delivery: &DeliveryDefaults, egress: &Egress, environment: &Environment) -> Result<Directory, Problems> {
+pub fn load_directory(
+    path: &Path,
+    secrets_dir: Option<&Path>,
+    delivery: &DeliveryDefaults,
+    egress: &Egress,
+    environment: &Environment,
+) -> Result<Directory, Problems> {
     let table = file::read_table(path, DIRECTORY_LIMIT)?;
-    let reading = Reading::of(path, environment);
+    let reading = Reading::of_integrators(path, secrets_dir, environment);
     let directory = Section::root(&reading, table, |root| integrators::read(root, delivery, egress));
     reading.finish(Some(directory))
 }
@@ -114,7 +127,8 @@ pub fn load_all(path: &Path) -> Result<(Config, Directory), Problems> {
     let (config, integrators) = read_config(&reading, table);
     match reading.finish(config) {
         Ok(config) => {
-            let directory = load_directory(&config.integrators_file, &config.delivery, &config.egress, &environment)?;
+            let secrets_dir = config.secrets_dir.as_deref();
+            let directory = load_directory(&config.integrators_file, secrets_dir, &config.delivery, &config.egress, &environment)?;
             Ok((config, directory))
         }
         Err(problems) => Err(problems.and(integrators.and_then(|integrators| integrators.problems(&environment)))),
@@ -124,13 +138,14 @@ pub fn load_all(path: &Path) -> Result<(Config, Directory), Problems> {
 /// What the problems of the integrators' file depend on. Where it is wrong itself, the default stands in its place.
 struct Integrators {
     file: PathBuf,
+    secrets_dir: Option<PathBuf>,
     delivery: DeliveryDefaults,
     egress: Egress,
 }
 
 impl Integrators {
     fn problems(&self, environment: &Environment) -> Option<Problems> {
-        load_directory(&self.file, &self.delivery, &self.egress, environment).err()
+        load_directory(&self.file, self.secrets_dir.as_deref(), &self.delivery, &self.egress, environment).err()
     }
 }
 
@@ -150,14 +165,21 @@ fn read_config(reading: &Reading<'_>, table: Table) -> (Option<Config>, Option<I
         let admin = root.section("admin", operations::read_admin);
         let log = root.section("log", operations::read_log);
         let before = reading.problem_count();
-        let file = root.section("integrators", |section| section.or("file", "integrators.toml".to_owned(), kinds::text(4096)));
-        let integrators_file = reading.resolve(&file);
-        // A file whose name is wrong is not the one by the default name.
+        let (integrators_file, secrets_dir) = root.section("integrators", |section| {
+            let file = section.or("file", "integrators.toml".to_owned(), kinds::text(PATH_LIMIT));
+            (reading.resolve(&file), section.optional("secrets_dir", kinds::text(PATH_LIMIT)).map(|folder| reading.resolve(&folder)))
+        });
+        // A file whose name is wrong is not the one by the default name, nor is any folder the one that is wrong.
         let is_known = reading.problem_count() == before;
-        let integrators = is_known.then(|| Integrators { file: integrators_file.clone(), delivery, egress: egress.clone() });
+        let integrators = is_known.then(|| Integrators {
+            file: integrators_file.clone(),
+            secrets_dir: secrets_dir.clone(),
+            delivery,
+            egress: egress.clone(),
+        });
         let config = broker.zip(ladder).map(|(broker, ladder)| {
             let ladder = Arc::new(ladder);
-            Config { broker, sources, ladder, worker, dead, delivery, egress, admin, integrators_file, log }
+            Config { broker, sources, ladder, worker, dead, delivery, egress, admin, integrators_file, secrets_dir, log }
         });
         (config, integrators)
     })
@@ -210,8 +232,10 @@ mod tests {
             "[[source]]\nname = 'compliance'\nexchange = 'compliance.events'\n[[source]]\nname = 'ident'\nexchange = 'ident.events'";
         std::fs::write(&least, format!("broker.url = 'amqp://guest:guest@127.0.0.1:5672/%2f'\n{sources}")).unwrap();
         let mut defaults = load_with(&least, &environment).unwrap();
-        // The two that differ: an optional key that has to be shown, and the folder.
+        // What differs: optional keys that have to be shown, and the folder.
         defaults.delivery.retry.max_attempts = Some(1000);
+        defaults.secrets_dir.clone_from(&shown.secrets_dir);
+        assert_eq!(shown.secrets_dir, Some(example("secrets/integrators")));
         assert_eq!(defaults.integrators_file, folder.path().join("integrators.toml"));
         defaults.integrators_file.clone_from(&shown.integrators_file);
         assert_eq!(format!("{shown:#?}"), format!("{defaults:#?}"));

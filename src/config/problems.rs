@@ -31,6 +31,38 @@ impl Problems {
     }
 }
 
+/// Problems while they are being found. Keeps the first [`Problems::LIMIT`] and the number of the rest: a long file can
+/// have a problem in every line.
+#[derive(Debug, Default)]
+pub(super) struct Found {
+    lines: Vec<String>,
+    more: usize,
+}
+
+impl Found {
+    /// Notes a problem; its line is made only if it is kept.
+    pub(super) fn note(&mut self, line: impl FnOnce() -> String) {
+        if self.lines.len() < Problems::LIMIT {
+            self.lines.push(line());
+        } else {
+            self.more += 1;
+        }
+    }
+
+    /// How many there are, kept or not.
+    pub(super) const fn count(&self) -> usize {
+        self.lines.len() + self.more
+    }
+
+    /// All of them in the file `shown`, the rest as a number; `None` when there are none.
+    pub(super) fn finish(mut self, shown: impl fmt::Display) -> Option<Problems> {
+        if self.more > 0 {
+            self.lines.push(format!("{shown}: and {} problems more", self.more));
+        }
+        if self.lines.is_empty() { None } else { Some(Problems(self.lines)) }
+    }
+}
+
 impl fmt::Display for Problems {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self.0.len() {
@@ -60,6 +92,21 @@ mod tests {
     fn a_quoted_text_is_one_short_line() {
         assert_eq!(quoted("a\nb"), r#""a\nb""#);
         assert_eq!(quoted(&"ü".repeat(61)), format!("\"{}\"…", "ü".repeat(60)));
+    }
+
+    #[test]
+    fn beyond_the_limit_problems_are_counted_and_not_even_made() {
+        let mut found = Found::default();
+        for index in 0..Problems::LIMIT {
+            found.note(|| index.to_string());
+        }
+        for _ in 0..7 {
+            found.note(|| panic!("is not kept"));
+        }
+        assert_eq!(found.count(), Problems::LIMIT + 7);
+        let problems = found.finish("x.toml").unwrap();
+        assert_eq!((problems.lines().len(), problems.lines().last().unwrap().as_str()), (1001, "x.toml: and 7 problems more"));
+        assert_eq!(Found::default().finish("x.toml"), None);
     }
 
     #[test]

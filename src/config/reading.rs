@@ -6,7 +6,8 @@ use std::path::{Path, PathBuf};
 use toml::Table;
 
 use super::environment::{Environment, Overrides};
-use super::problems::Problems;
+use super::problems::{Found, Problems};
+use super::secret::Places;
 
 /// The state while a file becomes valid types. Sections borrow it and report to it.
 #[derive(Debug)]
@@ -14,7 +15,8 @@ pub(super) struct Reading<'e> {
     file: PathBuf,
     environment: &'e Environment,
     overrides: Overrides,
-    problems: RefCell<Vec<String>>,
+    places: Places<'e>,
+    problems: RefCell<Found>,
     /// Every key that was asked for, without indexes: what the example files must show.
     #[cfg(test)]
     asked: RefCell<std::collections::BTreeSet<String>>,
@@ -27,21 +29,36 @@ impl<'e> Reading<'e> {
             file: file.to_owned(),
             environment,
             overrides: Overrides::default(),
+            places: Places::Any,
             problems: RefCell::default(),
             #[cfg(test)]
             asked: RefCell::default(),
         }
     }
 
+    /// Reads a file whose secrets come only from where `integrators.toml` may take them: see [`Places::Integrators`].
+    pub(super) fn of_integrators(file: &Path, secrets_dir: Option<&'e Path>, environment: &'e Environment) -> Self {
+        Self { places: Places::Integrators { folder: secrets_dir }, ..Self::of(file, environment) }
+    }
+
     /// Reads a file whose table the environment overrides; changes the table.
     pub(super) fn overridden(file: &Path, table: &mut Table, environment: &'e Environment) -> Self {
         let (overrides, problems) = Overrides::apply(table, environment);
-        Self { overrides, problems: RefCell::new(problems), ..Self::of(file, environment) }
+        let reading = Self { overrides, ..Self::of(file, environment) };
+        for problem in problems {
+            reading.problems.borrow_mut().note(|| problem);
+        }
+        reading
     }
 
     /// Where `{ env = "NAME" }` looks.
     pub(super) const fn environment(&self) -> &'e Environment {
         self.environment
+    }
+
+    /// Where the secrets of this file may come from.
+    pub(super) const fn places(&self) -> Places<'e> {
+        self.places
     }
 
     /// A path written in this file, as seen from the process.
@@ -66,7 +83,7 @@ impl<'e> Reading<'e> {
 
     /// How many problems have been noted so far.
     pub(super) fn problem_count(&self) -> usize {
-        self.problems.borrow().len()
+        self.problems.borrow().count()
     }
 
     /// The result, if nothing was wrong.
@@ -74,24 +91,19 @@ impl<'e> Reading<'e> {
     /// # Errors
     /// Everything that was wrong.
     pub(super) fn finish<T>(self, result: Option<T>) -> Result<T, Problems> {
-        let mut problems = self.problems.into_inner();
-        match result {
-            Some(result) if problems.is_empty() => return Ok(result),
+        match (result, self.problems.into_inner().finish(self.file.display())) {
+            (Some(result), None) => Ok(result),
             // Cannot be: whatever is not read has a problem. Said nevertheless, because silence would be worse.
-            _ if problems.is_empty() => problems.push(format!("{}: is incomplete", self.file.display())),
-            _ => {}
+            (None, None) => Err(Problems::one(format!("{}: is incomplete", self.file.display()))),
+            (_, Some(problems)) => Err(problems),
         }
-        if problems.len() > Problems::LIMIT {
-            let more = problems.len() - Problems::LIMIT;
-            problems.truncate(Problems::LIMIT);
-            problems.push(format!("{}: and {more} problems more", self.file.display()));
-        }
-        Err(Problems::new(problems))
     }
 
     fn note(&self, variable: Option<&str>, path: &str, what: &str) {
-        let from = variable.map_or_else(|| self.file.display().to_string(), str::to_owned);
-        self.problems.borrow_mut().push(format!("{from}: {path}: {what}"));
+        self.problems.borrow_mut().note(|| {
+            let from = variable.map_or_else(|| self.file.display().to_string(), str::to_owned);
+            format!("{from}: {path}: {what}")
+        });
     }
 
     #[cfg(test)]

@@ -48,6 +48,7 @@ pub fn watch_directory(
     let trigger = ReloadTrigger::default();
     let origin = Origin {
         file: config.integrators_file.clone(),
+        secrets_dir: config.secrets_dir.clone(),
         delivery: config.delivery,
         egress: config.egress.clone(),
         environment: Environment::of_process(),
@@ -61,6 +62,7 @@ pub fn watch_directory(
 #[derive(Debug)]
 struct Origin {
     file: PathBuf,
+    secrets_dir: Option<PathBuf>,
     delivery: DeliveryDefaults,
     egress: Egress,
     environment: Environment,
@@ -68,7 +70,7 @@ struct Origin {
 
 impl Origin {
     fn load(&self) -> Result<Directory, Problems> {
-        load_directory(&self.file, &self.delivery, &self.egress, &self.environment)
+        load_directory(&self.file, self.secrets_dir.as_deref(), &self.delivery, &self.egress, &self.environment)
     }
 }
 
@@ -247,7 +249,7 @@ mod tests {
         let path = folder.path().join("integrators.toml");
         let egress = Egress { allow_http: false, private: crate::config::PrivateNetworks::Denied };
         let environment = Environment::default();
-        let origin = Origin { file: path.clone(), delivery: DeliveryDefaults::default(), egress, environment };
+        let origin = Origin { file: path.clone(), secrets_dir: None, delivery: DeliveryDefaults::default(), egress, environment };
         let (in_force, receiver) = watch::channel(Arc::new(Directory::new()));
         let (telemetry, trigger) = (Telemetry::default(), ReloadTrigger::default());
         let watcher = Watcher { origin: Arc::new(origin), in_force, telemetry, trigger, interval: INTERVAL };

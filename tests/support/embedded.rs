@@ -47,6 +47,7 @@ pub fn config(url: &str) -> Config {
         egress: Egress { allow_http: true, private: PrivateNetworks::Allowed },
         admin: Admin { listen: "127.0.0.1:0".parse().expect("an address") },
         integrators_file: PathBuf::from("integrators.toml"),
+        secrets_dir: None,
         log: Log { format: LogFormat::Auto, level: "info".to_owned() },
     }
 }

@@ -6,6 +6,9 @@ use std::path::{Path, PathBuf};
 use std::process::{Child, Command, ExitStatus, Stdio};
 use std::time::Duration;
 
+use tokio::sync::Mutex;
+use tokio::time::Instant;
+
 use super::broker::Vhost;
 use super::eventually::eventually;
 use super::ports::free_port;
@@ -14,6 +17,9 @@ use super::ports::free_port;
 const READY_LIMIT: Duration = Duration::from_secs(30);
 /// The limit on one request to the admin port.
 const ADMIN_LIMIT: Duration = Duration::from_secs(5);
+
+/// The worker makes the text of its metrics once in this time; asked again before, it shows what was.
+const METRICS_FRESH: Duration = Duration::from_secs(1);
 
 /// How a process ended.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -31,6 +37,8 @@ pub struct Worker {
     environment: Vec<(String, String)>,
     admin: u16,
     child: Child,
+    /// When its metrics were last asked for.
+    scraped: Mutex<Option<Instant>>,
 }
 
 impl Worker {
@@ -54,7 +62,7 @@ impl Worker {
         ];
         all.extend(environment.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())));
         let child = spawn(folder.path(), &all);
-        Self { folder, environment: all, admin, child }
+        Self { folder, environment: all, admin, child, scraped: Mutex::default() }
     }
 
     /// Starts the program anew in the same folder, after it has ended.
@@ -110,12 +118,18 @@ impl Worker {
         get(&self.admin_url(path)).await
     }
 
-    /// Its metrics as text.
+    /// Its metrics of this moment as text. Waits until the text that it last gave is no longer fresh.
     ///
     /// # Panics
     /// When they are not served.
     pub async fn metrics(&self) -> String {
-        match self.admin("/metrics").await {
+        let mut scraped = self.scraped.lock().await;
+        if let Some(last) = *scraped {
+            tokio::time::sleep_until(last + METRICS_FRESH).await;
+        }
+        let answer = self.admin("/metrics").await;
+        *scraped = Some(Instant::now());
+        match answer {
             Ok((200, text)) => text,
             other => panic!("/metrics: {other:?}"),
         }
