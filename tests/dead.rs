@@ -35,10 +35,15 @@ impl Stage {
     async fn set() -> Self {
         let vhost = Vhost::create().await;
         let config = config_for(&vhost);
-        let connection = connect(&config.broker, "test").await.expect("a connection");
-        Topology::new(&config).declare(&connection, config.broker.timeout).await.expect("declared");
         let amqp = vhost.connect().await;
-        Self { vhost, config, amqp }
+        let stage = Self { vhost, config, amqp };
+        stage.declare().await;
+        stage
+    }
+
+    async fn declare(&self) {
+        let connection = connect(&self.config.broker, "test").await.expect("a connection");
+        Topology::new(&self.config).declare(&connection, self.config.broker.timeout).await.expect("declared");
     }
 
     async fn bury(&self, letter: &Buried) {
@@ -291,6 +296,64 @@ async fn rejected_events_go_back_to_the_work_queue_and_single_deliveries_to_thei
     let single = stage.amqp.drain_when("callbacks.ident.due", 1, SOON).await;
     assert_eq!((whole.len(), whole[0].header(name::ENDPOINT)), (1, None));
     assert_eq!((single.len(), single[0].header(name::ENDPOINT)), (1, Some("main".to_owned())));
+}
+
+#[tokio::test]
+async fn a_retry_whose_due_queue_was_missing_goes_on_where_it_was() {
+    let stage = Stage::set().await;
+    let source = SourceName::try_new("ident").expect("a name");
+    let upstream = BasicProperties::default().with_message_id("evt-5".into());
+    let original = Original { properties: &upstream, exchange: "ident.events", routing_key: "key", source: &source, trust: Trust::Foreign };
+    let history = History {
+        endpoint: Some(EndpointId::try_new("main").expect("an id")),
+        attempts: 3,
+        first_attempt_at: Some(clock::now()),
+        last_attempt_at: Some(clock::now()),
+        last_status: Some(503),
+        last_error: Some("status 503".to_owned()),
+        due_at: Some(clock::now()),
+        hold_until: Some(Timestamp::from_millis(clock::now().millis() + 3_600_000)),
+        ..History::new(Timestamp::from_millis(1_700_000_000_000))
+    };
+    let body = br#"{"id":"evt-5","integrator":"acme","topic":"identResult","data":{}}"#;
+    stage.amqp.delete_queue("callbacks.ident.due").await;
+    stage.amqp.publish("callbacks.publish", "callbacks.ident.wait.1s", headers::retry_copy(&original, &history), body).await;
+    stage.amqp.wait_ready("callbacks.unroutable", 1, SOON).await;
+
+    let queue = ["--queue", "unroutable"];
+    let list = stage.run(&[&["list", "--json", "--reason", "expired"], &queue[..]].concat()).await;
+    let row: serde_json::Value = serde_json::from_str(&list).expect("JSON");
+    for (member, value) in [("event", "evt-5"), ("integrator", "acme"), ("endpoint", "main"), ("source", "ident")] {
+        assert_eq!(row[member], value, "{member}");
+    }
+    assert_eq!((&row["attempts"], &row["last_status"]), (&3.into(), &503.into()));
+    assert!(row["dead_at"].is_string() && row["detail"].as_str().is_some_and(|detail| detail.contains("callbacks.ident.due was missing")));
+    let shown = stage.run(&[&["show"], &queue[..]].concat()).await;
+    assert!(shown.contains("x-callback-attempts: 3"), "{shown}");
+    let missing = dead(&stage.config, &[&["replay"], &queue[..]].concat()).await;
+    assert!(matches!(&missing, Err(CliError::Failed(text)) if text.starts_with("1 could not be replayed")), "{missing:?}");
+
+    stage.declare().await;
+    assert_eq!(stage.run(&[&["replay"], &queue[..]].concat()).await, "replayed 1, failed 0\n");
+    let due = stage.amqp.drain_when("callbacks.ident.due", 1, SOON).await.remove(0);
+    assert_eq!(headers::read_history(&due.properties), Some(history));
+    assert_eq!((due.body.as_slice(), due.header("x-death")), (body.as_slice(), None));
+    assert_eq!(due.header(name::ORIG_EXCHANGE), Some("ident.events".to_owned()));
+    assert_eq!(stage.amqp.ready("callbacks.unroutable").await, 0);
+}
+
+#[tokio::test]
+async fn what_nobody_of_us_sent_into_the_void_is_discarded_but_not_replayed() {
+    let stage = Stage::set().await;
+    let mut forged = FieldTable::default();
+    forged.insert(name::SOURCE.into(), AMQPValue::LongString("ident".into()));
+    let properties = BasicProperties::default().with_headers(forged);
+    stage.amqp.publish("callbacks.route", "nowhere", properties, b"{}").await;
+    stage.amqp.wait_ready("callbacks.unroutable", 1, SOON).await;
+    let replayed = dead(&stage.config, &["replay", "--queue", "unroutable"]).await;
+    assert!(matches!(&replayed, Err(CliError::Failed(text)) if text.starts_with("1 could not be replayed")), "{replayed:?}");
+    assert_eq!(stage.run(&["discard", "--queue", "unroutable", "--all", "--yes"]).await, "discarded 1\n");
+    assert_eq!(stage.amqp.ready("callbacks.unroutable").await, 0);
 }
 
 #[tokio::test]

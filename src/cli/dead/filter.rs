@@ -11,6 +11,8 @@ use crate::domain::time::Timestamp;
 
 /// Why the broker itself moved a message, in its words (RabbitMQ's documentation, "dead letter exchanges").
 const BROKER_REASONS: [&str; 2] = ["delivery_limit", "rejected"];
+/// The same for a wait that is over.
+const WAIT_IS_OVER: &str = "expired";
 
 /// Which messages. All that is given must fit.
 #[derive(Debug, Clone, clap::Args)]
@@ -24,16 +26,16 @@ pub(super) struct Selection {
     /// To this endpoint.
     #[arg(long, value_name = "ID")]
     pub(super) endpoint: Option<String>,
-    /// Dead or rejected for this reason.
+    /// Here for this reason.
     #[arg(long)]
     pub(super) reason: Option<String>,
     /// With this event id.
     #[arg(long, value_name = "ID")]
     pub(super) event: Option<String>,
-    /// Dead since this time or later: RFC 3339, or that long ago (`2h`).
+    /// Here since this time or later: RFC 3339, or that long ago (`2h`).
     #[arg(long, value_name = "TIME")]
     pub(super) since: Option<String>,
-    /// Dead before this time: RFC 3339, or that long ago (`2h`).
+    /// Here since before this time: RFC 3339, or that long ago (`2h`).
     #[arg(long, value_name = "TIME")]
     pub(super) until: Option<String>,
     /// No more than this many, the oldest in the queue first.
@@ -41,13 +43,15 @@ pub(super) struct Selection {
     pub(super) limit: Option<usize>,
 }
 
-/// The two queues that wait for an operator.
+/// The queues that wait for an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Which {
     /// Deliveries that were given up.
     Dead,
     /// Events that are no deliveries.
     Rejected,
+    /// What the broker moved while the queue for it was missing, such as retries whose wait was over.
+    Unroutable,
 }
 
 /// A selection that makes sense.
@@ -68,6 +72,7 @@ impl Selection {
         match self.queue {
             Which::Dead => &config.broker.names.dead,
             Which::Rejected => &config.broker.names.rejected,
+            Which::Unroutable => &config.broker.names.unroutable,
         }
     }
 
@@ -105,6 +110,7 @@ impl Selection {
         let known: Vec<&str> = match self.queue {
             Which::Dead => DeadReason::ALL.into_iter().map(DeadReason::as_str).collect(),
             Which::Rejected => RejectReason::CODES.into_iter().chain(BROKER_REASONS).collect(),
+            Which::Unroutable => BROKER_REASONS.into_iter().chain([WAIT_IS_OVER]).collect(),
         };
         if known.contains(&reason) {
             return Ok(());
@@ -196,6 +202,7 @@ mod tests {
     fn a_slip_of_the_pen_is_no_empty_result() {
         let reason = |queue, reason: &str| Selection { reason: Some(reason.to_owned()), ..everything(queue) }.filter(NOW);
         assert!(reason(Which::Rejected, "undecodable").is_ok() && reason(Which::Rejected, "delivery_limit").is_ok());
+        assert!(reason(Which::Unroutable, "expired").is_ok() && reason(Which::Unroutable, "gone").is_err());
         assert!(matches!(reason(Which::Dead, "undecodable"), Err(CliError::Usage(text)) if text.contains("exhausted, expired, gone")));
         let since = Selection { since: Some("yesterday".to_owned()), ..everything(Which::Dead) };
         assert!(matches!(since.filter(NOW), Err(CliError::Usage(text)) if text.starts_with("--since yesterday: ")));

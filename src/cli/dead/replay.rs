@@ -19,8 +19,9 @@ use crate::config::Config;
 /// Passes that are cut short by a message that cannot be read, each before an earlier one.
 const PASSES: usize = 5;
 
-/// Back to where it is delivered from, with a new history and the same event id. A delivery goes to its one endpoint again;
-/// an event that was rejected as a whole is taken as a new one.
+/// Back to where it is delivered from, with the same event id. A delivery goes to its one endpoint again, from the first
+/// attempt on; an event that was rejected as a whole goes to all of its integrator's endpoints. A retry that found no queue
+/// (`--queue unroutable`) goes on where it was: its attempts stay.
 #[derive(Debug, clap::Args)]
 pub(super) struct Replay {
     #[command(flatten)]
