@@ -25,7 +25,7 @@ pub use broker::{Broker, Vhost};
 pub use embedded::{WORK, config, publisher, subscribe};
 pub use eventually::{Fact, eventually};
 pub use node::PrivateNode;
-pub use operator::{config_at, config_for, config_with, dead, parsed};
+pub use operator::{config_at, config_for, config_with, dead, dead_with_output, parsed};
 pub use poison::publish_poison;
 pub use ports::free_port;
 pub use proxy::{Side, TcpProxy};

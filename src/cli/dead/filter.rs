@@ -63,6 +63,7 @@ pub(super) struct Filter {
     event: Option<String>,
     since: Option<Timestamp>,
     until: Option<Timestamp>,
+    asked_at: Option<Timestamp>,
     limit: Option<usize>,
 }
 
@@ -102,6 +103,7 @@ impl Selection {
             event: self.event.clone(),
             since: time(&self.since, "--since")?,
             until: time(&self.until, "--until")?,
+            asked_at: None,
             limit: self.limit,
         })
     }
@@ -129,6 +131,17 @@ impl Filter {
             && same(&self.event, &letter.event)
             && self.since.is_none_or(|since| letter.dead_at.is_some_and(|at| at >= since))
             && self.until.is_none_or(|until| letter.dead_at.is_some_and(|at| at < until))
+            && self.asked_at.is_none_or(|asked_at| letter.dead_at.is_none_or(|at| at <= asked_at))
+    }
+
+    /// The same without what says that it came later.
+    pub(super) fn before_question(self, now: Timestamp) -> Self {
+        Self { asked_at: Some(now), ..self }
+    }
+
+    /// The same, but no more than `count`.
+    pub(super) fn at_most(self, count: usize) -> Self {
+        Self { limit: Some(self.limit.map_or(count, |limit| limit.min(count))), ..self }
     }
 
     /// Whether there may be another one after `count`.
@@ -195,6 +208,18 @@ mod tests {
         for (since, until) in [(Some("1d"), None), (None, Some("0s"))] {
             let selection = Selection { since: since.map(str::to_owned), until: until.map(str::to_owned), ..everything(Which::Dead) };
             assert!(!selection.filter(NOW).unwrap().fits(&undated));
+        }
+    }
+
+    #[test]
+    fn what_comes_after_a_question_is_not_part_of_the_answer() {
+        let limited = |limit| Selection { limit, ..everything(Which::Dead) }.filter(NOW).unwrap();
+        let filter = limited(None).before_question(Timestamp::from_millis(9_000_000));
+        assert!(filter.fits(&letter()) && filter.fits(&Letter { dead_at: None, ..letter() }));
+        assert!(!filter.fits(&Letter { dead_at: Some(Timestamp::from_millis(9_000_001)), ..letter() }));
+        for (limit, count, admitted) in [(None, 3, 3), (Some(2), 3, 2), (Some(5), 3, 3), (None, 0, 0)] {
+            let filter = limited(limit).at_most(count);
+            assert_eq!((0..9).take_while(|n| filter.admits_another_after(*n)).count(), admitted);
         }
     }
 

@@ -39,6 +39,8 @@ pub(super) struct Letter {
     pub(super) last_status: Option<u16>,
     /// Why the latest attempt failed.
     pub(super) last_error: Option<String>,
+    /// When an operator replayed it last.
+    pub(super) replayed_at: Option<Timestamp>,
     /// Since when it is here.
     pub(super) dead_at: Option<Timestamp>,
     /// Bytes of its body.
@@ -89,6 +91,7 @@ impl Letter {
             last_attempt_at: known.and_then(|history| history.last_attempt_at),
             last_status: known.and_then(|history| history.last_status),
             last_error: known.and_then(|history| history.last_error.clone()),
+            replayed_at: headers::time(properties, name::REPLAYED_AT),
             dead_at: headers::time(properties, name::DEAD_AT),
             origin: Origin::Ended,
             ..Self::default()

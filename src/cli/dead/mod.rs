@@ -7,6 +7,7 @@ mod letter;
 mod list;
 mod replay;
 mod show;
+mod unreadable;
 
 use std::io::Write;
 

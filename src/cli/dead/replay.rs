@@ -7,17 +7,15 @@ use indicatif::ProgressBar;
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 
-use super::browse::{Broken, Pass};
+use super::browse::{Broken, Pass, through};
 use super::filter::{Filter, Selection};
 use super::letter::Letter;
+use super::unreadable::Unreadable;
 use crate::cli::CliError;
 use crate::cli::outlet::{Letterhead, Outlet};
 use crate::cli::terminal::{Out, line, plain, progress};
 use crate::clock;
 use crate::config::Config;
-
-/// Passes that are cut short by a message that cannot be read, each before an earlier one.
-const PASSES: usize = 5;
 
 /// Back to where it is delivered from, with the same event id. A delivery goes to its one endpoint again, from the first
 /// attempt on; an event that was rejected as a whole goes to all of its integrator's endpoints. A retry that found no queue
@@ -50,60 +48,44 @@ impl Replay {
         let filter = self.selection.filter(clock::now())?;
         let outlet = Outlet::open(&config.broker, "replay").await?;
         let mut tally = Tally::default();
-        let (mut most, mut unreadable) = (None, None);
-        for _ in 0..PASSES {
-            match self.pass(config, &filter, &outlet, (most, &mut tally)).await {
-                Ok(()) => break,
-                // What stands before the message that cannot be read can still be replayed.
-                Err(Broken::Poison { before, position, queue }) => {
-                    most = Some(before);
-                    unreadable = Some(Broken::Poison { before, position, queue });
-                }
-                Err(broken) => {
-                    tally.tell(out, self.dry_run)?;
-                    return Err(broken.into());
-                }
-            }
-        }
+        let done = self.replay(config, &filter, &outlet, &mut tally).await;
         outlet.close().await;
         tally.tell(out, self.dry_run)?;
-        match unreadable {
-            Some(broken) => Err(broken.into()),
+        match done? {
+            Some(unreadable) => Err(Broken::Unreadable(unreadable).into()),
             None if tally.failed > 0 => Err(CliError::Failed(format!("{} could not be replayed and stay where they are", tally.failed))),
             None => Ok(()),
         }
     }
 
-    async fn pass(
-        &self,
-        config: &Config,
-        filter: &Filter,
-        outlet: &Outlet,
-        (most, tally): (Option<u32>, &mut Tally),
-    ) -> Result<(), Broken> {
-        let mut pass = Pass::start(config, self.selection.queue(config), most).await?;
-        let bar = progress(pass.bound().into());
-        loop {
-            let mut outbound = Vec::new();
-            let more = pass
-                .window(|position, delivery| {
-                    bar.inc(1);
-                    let letter = Letter::read(&delivery, position, config);
-                    if filter.fits(&letter) && filter.admits_another_after(tally.fitting) {
-                        tally.fitting += 1;
-                        if !self.dry_run {
-                            outbound.push(Outbound { letter, delivery });
+    async fn replay(&self, config: &Config, filter: &Filter, outlet: &Outlet, tally: &mut Tally) -> Result<Option<Unreadable>, Broken> {
+        through(config, self.selection.queue(config), async |pass| {
+            let bar = progress(pass.bound().into());
+            // What failed in a pass that was cut short is tried again in this one.
+            *tally = Tally { fitting: tally.replayed, replayed: tally.replayed, failed: 0 };
+            loop {
+                let mut outbound = Vec::new();
+                let more = pass
+                    .window(|position, delivery| {
+                        bar.inc(1);
+                        let letter = Letter::read(&delivery, position, config);
+                        if filter.fits(&letter) && filter.admits_another_after(tally.fitting) {
+                            tally.fitting += 1;
+                            if !self.dry_run {
+                                outbound.push(Outbound { letter, delivery });
+                            }
                         }
-                    }
-                })
-                .await?;
-            if !more {
-                break;
+                    })
+                    .await?;
+                if !more {
+                    break;
+                }
+                send(outbound, (config, outlet), pass, (tally, &bar)).await?;
             }
-            send(outbound, (config, outlet), &mut pass, (tally, &bar)).await?;
-        }
-        bar.finish_and_clear();
-        pass.finish().await
+            bar.finish_and_clear();
+            Ok(())
+        })
+        .await
     }
 }
 

@@ -3,9 +3,10 @@
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-use super::browse::Pass;
+use super::browse::{Broken, Pass};
 use super::filter::Selection;
 use super::letter::Letter;
+use super::unreadable::{Unreadable, put_last};
 use crate::cli::CliError;
 use crate::cli::terminal::{Out, line, plain};
 use crate::clock;
@@ -25,26 +26,37 @@ impl Show {
     pub(super) async fn run(self, config: &Config, out: Out<'_>) -> Result<(), CliError> {
         let filter = self.selection.filter(clock::now())?;
         let queue = self.selection.queue(config);
-        let mut pass = Pass::start(config, queue, None).await?;
+        let mut pass = Pass::start(&config.broker, queue).await?;
         let (mut found, mut fitting) = (None, 0_usize);
-        while pass
-            .window(|position, delivery| {
+        let unreadable = loop {
+            let more = pass.window(|position, delivery| {
                 let letter = Letter::read(&delivery, position, config);
                 if filter.fits(&letter) {
                     fitting += 1;
-                    found.get_or_insert((position, delivery));
+                    found.get_or_insert((letter, delivery));
                 }
-            })
-            .await?
-        {}
-        pass.finish().await?;
-        let Some((position, delivery)) = found else {
-            return Err(CliError::Failed(format!("no message of {queue} fits")));
+            });
+            match more.await {
+                Ok(true) => {}
+                Ok(false) => break pass.finish().await.map(|()| None)?,
+                Err(Broken::Unreadable(met)) => {
+                    drop(pass);
+                    break Some(Unreadable { behind: met.behind, ..put_last(&config.broker, &met).await? });
+                }
+                Err(broken) => return Err(broken.into()),
+            }
         };
+        let Some((letter, delivery)) = found else {
+            let hidden = unreadable.map(|unreadable| format!("; {unreadable}")).unwrap_or_default();
+            return Err(CliError::Failed(format!("no message of {queue} fits{hidden}")));
+        };
+        if let Some(unreadable) = unreadable {
+            eprintln!("{unreadable}");
+        }
         if fitting > 1 {
             eprintln!("{fitting} messages fit; this is the first");
         }
-        print(out, position, &delivery)?;
+        print(out, letter.position, &delivery)?;
         if self.body {
             print_body(out, &delivery.data)?;
         }
