@@ -144,8 +144,9 @@ impl Letter {
         if encoded_size(&copy) > headers::LARGEST_COPY {
             return Err("its properties are too large for a copy".to_owned());
         }
-        // One delivery of an event goes back alone; on the work queue it would be repeated to the other endpoints.
-        let queue = if self.endpoint.is_some() { source.due_queue() } else { source.queue.clone() };
+        // Only there our headers are believed: the one endpoint, without which all would be told again, and since when we have it.
+        let is_ours = self.origin != Origin::Foreign && (self.endpoint.is_some() || history.is_some());
+        let queue = if is_ours { source.due_queue() } else { source.queue.clone() };
         Ok((queue, copy))
     }
 }
