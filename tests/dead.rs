@@ -5,139 +5,20 @@ mod support;
 use std::time::Duration;
 
 use callbackd::broker::headers::{self, Original, Trust, name};
-use callbackd::broker::{Topology, connect};
 use callbackd::cli::CliError;
 use callbackd::cli::dead::Dead;
 use callbackd::clock;
-use callbackd::config::Config;
 use callbackd::domain::dead::{DeadReason, RejectReason};
 use callbackd::domain::decode::NoEvent;
 use callbackd::domain::history::History;
-use callbackd::domain::names::{EndpointId, EventId, IntegratorKey, SourceName, Topic};
+use callbackd::domain::names::{EndpointId, SourceName};
 use callbackd::domain::time::Timestamp;
-use callbackd::telemetry::EventRef;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
-use support::{Amqp, Fetched, Vhost, config_for, dead, eventually, parsed, publish_poison};
+use support::{Buried, DEAD, Stage, assert_numbers, dead, eventually, numbers, parsed};
 
-const DEAD: &str = "callbacks.dead";
 const REJECTED: &str = "callbacks.rejected";
 const SOON: Duration = Duration::from_secs(20);
-
-/// A vhost with the topology in it.
-struct Stage {
-    vhost: Vhost,
-    config: Config,
-    amqp: Amqp,
-}
-
-impl Stage {
-    async fn set() -> Self {
-        let vhost = Vhost::create().await;
-        let config = config_for(&vhost);
-        let amqp = vhost.connect().await;
-        let stage = Self { vhost, config, amqp };
-        stage.declare().await;
-        stage
-    }
-
-    async fn declare(&self) {
-        let connection = connect(&self.config.broker, "test").await.expect("a connection");
-        Topology::new(&self.config).declare(&connection, self.config.broker.timeout).await.expect("declared");
-    }
-
-    async fn bury(&self, letter: &Buried) {
-        self.amqp.publish("callbacks.publish", DEAD, letter.properties(), letter.body().as_bytes()).await;
-    }
-
-    /// Buries letters 1 to `count`, the odd ones of acme, the others of beta.
-    async fn bury_many(&self, count: u32) {
-        for number in 1..=count {
-            let integrator = if number % 2 == 1 { "acme" } else { "beta" };
-            self.bury(&Buried { integrator, ..Buried::new(number) }).await;
-        }
-    }
-
-    async fn run(&self, arguments: &[&str]) -> String {
-        dead(&self.config, arguments).await.unwrap_or_else(|error| panic!("{arguments:?}: {error}"))
-    }
-
-    /// The event ids that a list shows.
-    async fn listed(&self, arguments: &[&str]) -> Vec<String> {
-        let out = self.run(&[&["list", "--json"], arguments].concat()).await;
-        let rows = out.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
-        rows.map(|row| row["event"].as_str().expect("an id").to_owned()).collect()
-    }
-}
-
-/// A dead letter to be made.
-#[derive(Clone)]
-struct Buried {
-    number: u32,
-    source: &'static str,
-    integrator: &'static str,
-    endpoint: &'static str,
-    reason: DeadReason,
-    at: Timestamp,
-}
-
-impl Buried {
-    fn new(number: u32) -> Self {
-        Self { number, source: "compliance", integrator: "acme", endpoint: "main", reason: DeadReason::Gone, at: clock::now() }
-    }
-
-    fn id(&self) -> String {
-        format!("evt-{}", self.number)
-    }
-
-    fn body(&self) -> String {
-        format!("{{\"secret\":\"payload-{}\"}}", self.number)
-    }
-
-    fn properties(&self) -> BasicProperties {
-        let source = SourceName::try_new(self.source).expect("a name");
-        let (id, integrator, topic) = (
-            EventId::try_new(self.id()).expect("an id"),
-            IntegratorKey::try_new(self.integrator).expect("a key"),
-            Topic::try_new("identResult").expect("a topic"),
-        );
-        let mut fields = FieldTable::default();
-        fields.insert("upstream".into(), AMQPValue::ShortInt(7));
-        let upstream = BasicProperties::default().with_message_id(self.id().into()).with_headers(fields);
-        let original =
-            Original { properties: &upstream, exchange: "compliance.events", routing_key: "key", source: &source, trust: Trust::Foreign };
-        let history = History {
-            endpoint: Some(EndpointId::try_new(self.endpoint).expect("an id")),
-            attempts: 12,
-            first_attempt_at: Some(self.at),
-            last_attempt_at: Some(self.at),
-            last_status: Some(410),
-            last_error: Some("gone for good".to_owned()),
-            due_at: Some(self.at),
-            hold_until: Some(self.at),
-            ..History::new(self.at)
-        };
-        let event = EventRef { id: &id, integrator: &integrator, topic: &topic };
-        headers::dead_copy(&original, &history, event, self.reason, self.at)
-    }
-}
-
-/// The numbers of the letters whose bodies these are.
-fn numbers(messages: &[Fetched]) -> Vec<u32> {
-    let number = |message: &Fetched| {
-        let number = std::str::from_utf8(&message.body).ok()?.strip_prefix("{\"secret\":\"payload-")?.strip_suffix("\"}")?;
-        number.parse().ok()
-    };
-    messages.iter().map(|message| number(message).expect("the body of a letter")).collect()
-}
-
-/// Fails with the first place that differs, not with a thousand numbers.
-fn assert_numbers(found: &[u32], expected: impl Iterator<Item = u32>) {
-    let expected: Vec<u32> = expected.collect();
-    let differs = found.iter().zip(&expected).position(|(found, expected)| found != expected);
-    assert_eq!(found.len(), expected.len());
-    assert!(differs.is_none(), "place {differs:?} of {}, where {:?} stands", found.len(), differs.map(|at| found[at]));
-}
 
 #[tokio::test]
 async fn each_filter_filters() {
@@ -191,6 +72,9 @@ async fn a_list_tells_everything_but_the_payload() {
     assert!(table.contains("evt-1") && table.contains("410") && !table.contains("payload"), "{table}");
     assert!(table.lines().all(|line| line.chars().count() <= 120), "{table}");
     let shown = stage.run(&["show", "--event", "evt-1"]).await;
+    let first: Vec<&str> = shown.lines().take(5).map(|line| line.split_whitespace().last().unwrap_or_default()).collect();
+    assert_eq!(first, ["evt-1", "acme", "main", "identResult", "gone"]);
+    assert!(shown.contains("last answer      gone for good") && shown.contains("attempts         12"), "{shown}");
     assert!(shown.contains("x-callback-reason: gone") && shown.contains("upstream: 7") && !shown.contains("payload"), "{shown}");
     assert!(stage.run(&["show", "--event", "evt-1", "--body"]).await.ends_with("\n{\"secret\":\"payload-1\"}\n"));
     let absent = dead(&stage.config, &["show", "--event", "evt-2"]).await;
@@ -418,93 +302,6 @@ async fn what_is_discarded_does_not_come_back() {
         assert!(left.len() == 350 && left.iter().all(|number| number % 2 == 0), "round {round}: {} left", left.len());
         assert_eq!(stage.amqp.ready(DEAD).await, 0);
     }
-}
-
-/// Runs a command that must fail because of the message that cannot be read, and returns what it printed before that.
-async fn cut_short(stage: &Stage, arguments: &[&str]) -> String {
-    let (out, failed) = support::dead_with_output(&stage.config, arguments).await;
-    assert!(matches!(&failed, Err(CliError::Failed(text)) if text.contains("callbacks.dead cannot be read")), "{arguments:?}: {failed:?}");
-    out
-}
-
-#[tokio::test]
-async fn what_stands_before_a_message_that_cannot_be_read_can_be_worked_with() {
-    let stage = Stage::set().await;
-    // More than one window before it.
-    stage.bury_many(605).await;
-    publish_poison(&stage.vhost.url(), DEAD).await;
-    stage.bury(&Buried { integrator: "beta", ..Buried::new(606) }).await;
-
-    let listed = cut_short(&stage, &["list", "--json"]).await;
-    assert_eq!(listed.lines().count(), 605);
-    assert!(stage.run(&["show", "--event", "evt-2"]).await.contains("evt-2"));
-    assert_eq!(cut_short(&stage, &["show", "--event", "evt-700"]).await, "");
-    assert_eq!(cut_short(&stage, &["list", "--json"]).await.lines().count(), 606);
-    assert_eq!(cut_short(&stage, &["replay", "--dry-run"]).await, "would replay 606\n");
-    assert_eq!(cut_short(&stage, &["discard", "--all", "--dry-run"]).await, "would discard 606\n");
-    assert_eq!(cut_short(&stage, &["replay", "--integrator", "beta", "--limit", "300"]).await, "replayed 300, failed 0\n");
-    assert_eq!(cut_short(&stage, &["discard", "--integrator", "acme", "--yes"]).await, "discarded 303\n");
-    stage.amqp.wait_ready(DEAD, 4, SOON).await;
-    let mut found = numbers(&stage.amqp.drain_when("callbacks.compliance.due", 300, SOON).await);
-    assert_eq!(stage.run(&["discard", "--unreadable", "--yes"]).await, "discarded message 4, which could not be read\n");
-    stage.amqp.wait_ready(DEAD, 3, SOON).await;
-    found.extend(numbers(&stage.amqp.drain(DEAD).await));
-    found.sort_unstable();
-    assert_numbers(&found, (2..=606).step_by(2));
-}
-
-#[tokio::test]
-async fn a_message_that_cannot_be_read_is_pointed_at_and_can_be_taken_out() {
-    let stage = Stage::set().await;
-    assert_eq!(stage.run(&["discard", "--unreadable", "--yes"]).await, "every message of callbacks.dead can be read\n");
-    stage.bury_many(3).await;
-    publish_poison(&stage.vhost.url(), DEAD).await;
-    stage.bury(&Buried::new(4)).await;
-    let place = "It stands last now, as message 5";
-    for (command, printed) in [
-        (&["replay", "--dry-run"][..], "would replay 4\n"),
-        (&["discard", "--all", "--dry-run"], "would discard 4\n"),
-        (&["replay", "--event", "evt-9"], "replayed 0, failed 0\n"),
-        (&["show", "--event", "evt-9"], ""),
-    ] {
-        let (out, failed) = support::dead_with_output(&stage.config, command).await;
-        assert!(matches!(&failed, Err(CliError::Failed(text)) if text.contains(place)), "{command:?}: {failed:?}");
-        assert_eq!(out, printed, "{command:?}");
-    }
-    publish_poison(&stage.vhost.url(), DEAD).await;
-    stage.bury(&Buried::new(5)).await;
-    stage.amqp.wait_ready(DEAD, 7, SOON).await;
-    let unreadable = ["discard", "--unreadable"];
-    assert_eq!(stage.run(&[&unreadable[..], &["--dry-run"]].concat()).await, "would discard message 5, which cannot be read\n");
-    for ready in [7, 6] {
-        stage.amqp.wait_ready(DEAD, ready, SOON).await;
-        let out = stage.run(&[&unreadable[..], &["--yes"]].concat()).await;
-        assert!(out.starts_with("discarded message ") && out.ends_with(", which could not be read\n"), "{out}");
-    }
-    stage.amqp.wait_ready(DEAD, 5, SOON).await;
-    let mut left = numbers(&stage.amqp.drain(DEAD).await);
-    left.sort_unstable();
-    assert_numbers(&left, 1..=5);
-}
-
-#[tokio::test]
-async fn of_two_messages_that_cannot_be_read_each_run_puts_one_last() {
-    let stage = Stage::set().await;
-    for number in 1..=3 {
-        stage.bury(&Buried::new(number)).await;
-        publish_poison(&stage.vhost.url(), DEAD).await;
-    }
-    let mut replayed = 0;
-    for _ in 0..4 {
-        let (out, failed) = support::dead_with_output(&stage.config, &["replay"]).await;
-        assert!(matches!(&failed, Err(CliError::Failed(text)) if text.contains("cannot be read")), "{failed:?}");
-        let count = out.strip_prefix("replayed ").and_then(|rest| rest.split(',').next()).expect("a count");
-        replayed += count.parse::<u32>().expect("a number");
-    }
-    assert_eq!(replayed, 3);
-    let mut due = numbers(&stage.amqp.drain_when("callbacks.compliance.due", 3, SOON).await);
-    due.sort_unstable();
-    assert_numbers(&due, 1..=3);
 }
 
 /// Every letter must be among the dead or among the due afterwards; some may be in both.

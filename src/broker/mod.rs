@@ -11,6 +11,7 @@ mod quarantine;
 mod session;
 pub mod subscription;
 pub mod topology;
+pub mod verdict;
 
 pub use claim::{Claim, Delivered, Proof};
 pub use connection::{BrokerError, connect};

@@ -22,6 +22,7 @@ use tokio::time::Instant;
 
 use super::unreadable::{Unreadable, bring_forward, put_behind_returned, put_last};
 use crate::broker::connection::{short, within};
+use crate::broker::verdict::Safe;
 use crate::broker::{BrokerError, connect};
 use crate::cli::CliError;
 use crate::config::{Broker, Config};
@@ -64,6 +65,15 @@ struct Window {
     channel: Channel,
     unsettled: u32,
     has_settled: bool,
+}
+
+/// Why a message may leave its queue for good.
+#[derive(Debug)]
+pub(super) enum Grounds {
+    /// The broker has confirmed a copy of it in another queue.
+    Copied(Safe),
+    /// An operator wants it away.
+    Discarded,
 }
 
 /// Why a pass could not go on. The broker has everything that was not settled.
@@ -233,7 +243,10 @@ impl Pass {
     ///
     /// # Errors
     /// [`Broken::Broker`]; the message is then still in the queue, or not: a copy of it may exist twice, never not at all.
-    pub(super) async fn settle(&mut self, tag: u64) -> Result<(), Broken> {
+    pub(super) async fn settle(&mut self, tag: u64, grounds: Grounds) -> Result<(), Broken> {
+        match grounds {
+            Grounds::Copied(_) | Grounds::Discarded => {}
+        }
         let Some(window) = self.windows.last_mut() else { return Ok(()) };
         within(self.limit, "acknowledge", window.channel.basic_ack(tag, BasicAckOptions::default())).await?;
         window.unsettled -= 1;

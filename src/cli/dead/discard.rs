@@ -2,7 +2,7 @@
 
 use lapin::message::Delivery;
 
-use super::browse::{Broken, Pass, through};
+use super::browse::{Broken, Grounds, Pass, through};
 use super::filter::{Filter, Selection};
 use super::letter::Letter;
 use super::unreadable::{Unreadable, take_out};
@@ -88,7 +88,7 @@ async fn put_in_again(config: &Config, queue: &str, message: Delivery) -> Result
     let again = outlet.publish(head, &message.data).await;
     outlet.close().await;
     match again {
-        Ok(()) => Err(CliError::Failed(format!("{queue} has changed meanwhile; nothing was taken out, try again"))),
+        Ok(_) => Err(CliError::Failed(format!("{queue} has changed meanwhile; nothing was taken out, try again"))),
         Err(error) => {
             Err(CliError::Failed(format!("{queue} has changed meanwhile; a message was taken out by mistake and is lost: {error}")))
         }
@@ -139,7 +139,7 @@ async fn discard(config: &Config, queue: &str, filter: &Filter, discarded: &mut 
                 break;
             }
             for tag in tags {
-                pass.settle(tag).await?;
+                pass.settle(tag, Grounds::Discarded).await?;
                 *discarded += 1;
             }
         }

@@ -101,7 +101,10 @@ fn row(letter: &Letter) -> [String; 9] {
 /// `11-24 07:27:53`: the queues keep nothing long enough for the year to matter.
 fn short_time(at: Timestamp) -> String {
     let full = at.to_string();
-    full.get(5..19).map_or(full.clone(), |part| part.replace('T', " "))
+    match full.split_once('T').zip(full.get(5..19)) {
+        Some((_, part)) => part.replace('T', " "),
+        None => full,
+    }
 }
 
 fn json_line(letter: &Letter) -> String {

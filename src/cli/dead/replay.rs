@@ -7,10 +7,11 @@ use indicatif::ProgressBar;
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 
-use super::browse::{Broken, Pass, through};
+use super::browse::{Broken, Grounds, Pass, through};
 use super::filter::{Filter, Selection};
 use super::letter::Letter;
 use super::unreadable::Unreadable;
+use crate::broker::verdict::Safe;
 use crate::cli::CliError;
 use crate::cli::outlet::{Letterhead, Outlet};
 use crate::cli::terminal::{Out, line, plain, progress};
@@ -100,8 +101,8 @@ async fn send(
     let mut copies = stream::iter(copies).buffer_unordered(config.broker.publish_channels.max(1));
     while let Some((letter, tag, copied)) = copies.next().await {
         match copied {
-            Ok(()) => {
-                pass.settle(tag).await?;
+            Ok(safe) => {
+                pass.settle(tag, Grounds::Copied(safe)).await?;
                 tally.replayed += 1;
             }
             Err(why) => {
@@ -114,7 +115,7 @@ async fn send(
     Ok(())
 }
 
-async fn copy(outbound: Outbound, config: &Config, outlet: &Outlet) -> (Letter, u64, Result<(), String>) {
+async fn copy(outbound: Outbound, config: &Config, outlet: &Outlet) -> (Letter, u64, Result<Safe, String>) {
     let Outbound { letter, delivery } = outbound;
     let copied = match letter.replay(&delivery, config, clock::now()) {
         Ok((queue, properties)) => publish(outlet, config, (&queue, properties), &delivery.data).await,
@@ -123,7 +124,7 @@ async fn copy(outbound: Outbound, config: &Config, outlet: &Outlet) -> (Letter, 
     (letter, delivery.delivery_tag, copied)
 }
 
-async fn publish(outlet: &Outlet, config: &Config, (queue, properties): (&str, BasicProperties), body: &[u8]) -> Result<(), String> {
+async fn publish(outlet: &Outlet, config: &Config, (queue, properties): (&str, BasicProperties), body: &[u8]) -> Result<Safe, String> {
     let head = Letterhead { exchange: &config.broker.names.publish, routing_key: queue, properties };
     outlet.publish(head, body).await.map_err(|error| format!("{queue}: {error}"))
 }

@@ -11,8 +11,9 @@ use crate::cli::CliError;
 use crate::cli::terminal::{Out, line, plain};
 use crate::clock;
 use crate::config::Config;
+use crate::domain::time::Timestamp;
 
-/// One message with all its headers: the first that fits.
+/// One message, the first that fits: what became of it, and then all its headers.
 #[derive(Debug, clap::Args)]
 pub(super) struct Show {
     #[command(flatten)]
@@ -56,7 +57,8 @@ impl Show {
         if fitting > 1 {
             eprintln!("{fitting} messages fit; this is the first");
         }
-        print(out, letter.position, &delivery)?;
+        summary(out, &letter)?;
+        print(out, &delivery)?;
         if self.body {
             print_body(out, &delivery.data)?;
         }
@@ -64,11 +66,40 @@ impl Show {
     }
 }
 
-fn print(out: Out<'_>, position: u32, delivery: &Delivery) -> Result<(), CliError> {
-    line(out, &format!("position         {position}"))?;
+/// What a support engineer asks first.
+fn summary(out: Out<'_>, letter: &Letter) -> Result<(), CliError> {
+    let text = |text: &Option<String>| text.as_deref().map_or_else(|| "-".to_owned(), plain);
+    let time = |at: Option<Timestamp>| at.map_or_else(|| "-".to_owned(), |at| at.to_string());
+    let why = match (&letter.reason, &letter.detail) {
+        (Some(reason), Some(detail)) => format!("{}: {}", plain(reason), plain(detail)),
+        (reason, _) => text(reason),
+    };
+    // The error's text repeats a status.
+    let answer = letter.last_error.as_deref().map(plain).or_else(|| letter.last_status.map(|status| format!("answered {status}")));
+    for (name, value) in [
+        ("event", text(&letter.event)),
+        ("integrator", text(&letter.integrator)),
+        ("endpoint", text(&letter.endpoint)),
+        ("topic", text(&letter.topic)),
+        ("why", why),
+        ("here since", time(letter.dead_at)),
+        ("attempts", letter.attempts.to_string()),
+        ("first attempt", time(letter.first_attempt_at)),
+        ("last attempt", time(letter.last_attempt_at)),
+        ("last answer", answer.unwrap_or_else(|| "-".to_owned())),
+        ("replayed at", time(letter.replayed_at)),
+        ("source", text(&letter.source)),
+        ("position", letter.position.to_string()),
+        ("body", format!("{} bytes", letter.size)),
+    ] {
+        line(out, &format!("{name:<16} {value}"))?;
+    }
+    line(out, "")
+}
+
+fn print(out: Out<'_>, delivery: &Delivery) -> Result<(), CliError> {
     line(out, &format!("exchange         {}", plain(delivery.exchange.as_str())))?;
     line(out, &format!("routing key      {}", plain(delivery.routing_key.as_str())))?;
-    line(out, &format!("body             {} bytes", delivery.data.len()))?;
     let properties = &delivery.properties;
     let texts: [(&str, &Option<ShortString>); 10] = [
         ("content type", properties.content_type()),
