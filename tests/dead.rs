@@ -5,134 +5,20 @@ mod support;
 use std::time::Duration;
 
 use callbackd::broker::headers::{self, Original, Trust, name};
-use callbackd::broker::{Topology, connect};
 use callbackd::cli::CliError;
 use callbackd::cli::dead::Dead;
 use callbackd::clock;
-use callbackd::config::Config;
 use callbackd::domain::dead::{DeadReason, RejectReason};
 use callbackd::domain::decode::NoEvent;
 use callbackd::domain::history::History;
-use callbackd::domain::names::{EndpointId, EventId, IntegratorKey, SourceName, Topic};
+use callbackd::domain::names::{EndpointId, SourceName};
 use callbackd::domain::time::Timestamp;
-use callbackd::telemetry::EventRef;
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
-use support::{Amqp, Fetched, Vhost, config_for, dead, eventually, parsed, publish_poison};
+use support::{Buried, DEAD, Stage, assert_numbers, dead, eventually, numbers, parsed};
 
-const DEAD: &str = "callbacks.dead";
 const REJECTED: &str = "callbacks.rejected";
 const SOON: Duration = Duration::from_secs(20);
-
-/// A vhost with the topology in it.
-struct Stage {
-    vhost: Vhost,
-    config: Config,
-    amqp: Amqp,
-}
-
-impl Stage {
-    async fn set() -> Self {
-        let vhost = Vhost::create().await;
-        let config = config_for(&vhost);
-        let connection = connect(&config.broker, "test").await.expect("a connection");
-        Topology::new(&config).declare(&connection, config.broker.timeout).await.expect("declared");
-        let amqp = vhost.connect().await;
-        Self { vhost, config, amqp }
-    }
-
-    async fn bury(&self, letter: &Buried) {
-        self.amqp.publish("callbacks.publish", DEAD, letter.properties(), letter.body().as_bytes()).await;
-    }
-
-    /// Buries letters 1 to `count`, the odd ones of acme, the others of beta.
-    async fn bury_many(&self, count: u32) {
-        for number in 1..=count {
-            let integrator = if number % 2 == 1 { "acme" } else { "beta" };
-            self.bury(&Buried { integrator, ..Buried::new(number) }).await;
-        }
-    }
-
-    async fn run(&self, arguments: &[&str]) -> String {
-        dead(&self.config, arguments).await.unwrap_or_else(|error| panic!("{arguments:?}: {error}"))
-    }
-
-    /// The event ids that a list shows.
-    async fn listed(&self, arguments: &[&str]) -> Vec<String> {
-        let out = self.run(&[&["list", "--json"], arguments].concat()).await;
-        let rows = out.lines().map(|line| serde_json::from_str::<serde_json::Value>(line).expect("JSON"));
-        rows.map(|row| row["event"].as_str().expect("an id").to_owned()).collect()
-    }
-}
-
-/// A dead letter to be made.
-#[derive(Clone)]
-struct Buried {
-    number: u32,
-    source: &'static str,
-    integrator: &'static str,
-    endpoint: &'static str,
-    reason: DeadReason,
-    at: Timestamp,
-}
-
-impl Buried {
-    fn new(number: u32) -> Self {
-        Self { number, source: "compliance", integrator: "acme", endpoint: "main", reason: DeadReason::Gone, at: clock::now() }
-    }
-
-    fn id(&self) -> String {
-        format!("evt-{}", self.number)
-    }
-
-    fn body(&self) -> String {
-        format!("{{\"secret\":\"payload-{}\"}}", self.number)
-    }
-
-    fn properties(&self) -> BasicProperties {
-        let source = SourceName::try_new(self.source).expect("a name");
-        let (id, integrator, topic) = (
-            EventId::try_new(self.id()).expect("an id"),
-            IntegratorKey::try_new(self.integrator).expect("a key"),
-            Topic::try_new("identResult").expect("a topic"),
-        );
-        let mut fields = FieldTable::default();
-        fields.insert("upstream".into(), AMQPValue::ShortInt(7));
-        let upstream = BasicProperties::default().with_message_id(self.id().into()).with_headers(fields);
-        let original =
-            Original { properties: &upstream, exchange: "compliance.events", routing_key: "key", source: &source, trust: Trust::Foreign };
-        let history = History {
-            endpoint: Some(EndpointId::try_new(self.endpoint).expect("an id")),
-            attempts: 12,
-            first_attempt_at: Some(self.at),
-            last_attempt_at: Some(self.at),
-            last_status: Some(410),
-            last_error: Some("gone for good".to_owned()),
-            due_at: Some(self.at),
-            hold_until: Some(self.at),
-            ..History::new(self.at)
-        };
-        let event = EventRef { id: &id, integrator: &integrator, topic: &topic };
-        headers::dead_copy(&original, &history, event, self.reason, self.at)
-    }
-}
-
-/// The numbers of the letters whose bodies these are.
-fn numbers(messages: &[Fetched]) -> Vec<u32> {
-    let number = |message: &Fetched| {
-        let number = std::str::from_utf8(&message.body).ok()?.strip_prefix("{\"secret\":\"payload-")?.strip_suffix("\"}")?;
-        number.parse().ok()
-    };
-    messages.iter().map(|message| number(message).expect("the body of a letter")).collect()
-}
-
-/// Fails with the first place that differs, not with a thousand numbers.
-fn assert_numbers(found: &[u32], expected: impl Iterator<Item = u32>) {
-    let expected: Vec<u32> = expected.collect();
-    let differs = found.iter().zip(&expected).position(|(found, expected)| found != expected);
-    assert_eq!(found.len(), expected.len());
-    assert!(differs.is_none(), "place {differs:?} of {}, where {:?} stands", found.len(), differs.map(|at| found[at]));
-}
 
 #[tokio::test]
 async fn each_filter_filters() {
@@ -183,8 +69,12 @@ async fn a_list_tells_everything_but_the_payload() {
     assert_eq!((&row["attempts"], &row["last_status"], &row["position"]), (&12.into(), &410.into(), &1.into()));
     assert_eq!(row["size"], Buried::new(1).body().len());
     let table = stage.run(&["list"]).await;
-    assert!(table.contains("evt-1") && table.contains("gone for good") && !table.contains("payload"), "{table}");
+    assert!(table.contains("evt-1") && table.contains("410") && !table.contains("payload"), "{table}");
+    assert!(table.lines().all(|line| line.chars().count() <= 120), "{table}");
     let shown = stage.run(&["show", "--event", "evt-1"]).await;
+    let first: Vec<&str> = shown.lines().take(5).map(|line| line.split_whitespace().last().unwrap_or_default()).collect();
+    assert_eq!(first, ["evt-1", "acme", "main", "identResult", "gone"]);
+    assert!(shown.contains("last answer      gone for good") && shown.contains("attempts         12"), "{shown}");
     assert!(shown.contains("x-callback-reason: gone") && shown.contains("upstream: 7") && !shown.contains("payload"), "{shown}");
     assert!(stage.run(&["show", "--event", "evt-1", "--body"]).await.ends_with("\n{\"secret\":\"payload-1\"}\n"));
     let absent = dead(&stage.config, &["show", "--event", "evt-2"]).await;
@@ -273,24 +163,89 @@ async fn what_cannot_be_replayed_stays_and_the_rest_goes() {
 }
 
 #[tokio::test]
-async fn rejected_events_go_back_to_the_work_queue_and_single_deliveries_to_their_endpoint() {
+async fn rejected_events_go_back_to_where_our_headers_are_believed_unless_they_do_not_say_since_when() {
     let stage = Stage::set().await;
     let source = SourceName::try_new("ident").expect("a name");
     let upstream = BasicProperties::default().with_message_id("evt-9".into());
     let original = Original { properties: &upstream, exchange: "ident.events", routing_key: "key", source: &source, trust: Trust::Foreign };
     let now = clock::now();
-    for endpoint in [None, Some(EndpointId::try_new("main").expect("an id"))] {
-        let history = History { endpoint, ..History::new(now) };
+    let rejected = |endpoint| {
         let reason = RejectReason::Undecodable(NoEvent::NotAnObject);
-        let properties = headers::rejected_copy(&original, &history, None, &reason, now);
+        headers::rejected_copy(&original, &History { endpoint, ..History::new(now) }, None, &reason, now)
+    };
+    let whole = rejected(None);
+    let mut undated = whole.headers().clone().expect("headers");
+    undated.insert(name::RECEIVED_AT.into(), AMQPValue::LongString("long ago".into()));
+    let undated = whole.clone().with_headers(undated);
+    for properties in [whole, rejected(Some(EndpointId::try_new("main").expect("an id"))), undated] {
         stage.amqp.publish("callbacks.publish", REJECTED, properties, b"[]").await;
     }
-    assert_eq!(stage.listed(&["--queue", "rejected", "--reason", "undecodable"]).await, ["evt-9", "evt-9"]);
-    assert_eq!(stage.run(&["replay", "--queue", "rejected"]).await, "replayed 2, failed 0\n");
-    let whole = stage.amqp.drain_when("callbacks.ident", 1, SOON).await;
-    let single = stage.amqp.drain_when("callbacks.ident.due", 1, SOON).await;
-    assert_eq!((whole.len(), whole[0].header(name::ENDPOINT)), (1, None));
-    assert_eq!((single.len(), single[0].header(name::ENDPOINT)), (1, Some("main".to_owned())));
+    assert_eq!(stage.listed(&["--queue", "rejected", "--reason", "undecodable"]).await, ["evt-9"; 3]);
+    assert_eq!(stage.run(&["replay", "--queue", "rejected"]).await, "replayed 3, failed 0\n");
+    let due = stage.amqp.drain_when("callbacks.ident.due", 2, SOON).await;
+    let mut endpoints: Vec<_> = due.iter().map(|message| message.header(name::ENDPOINT)).collect();
+    endpoints.sort();
+    assert_eq!(endpoints, [None, Some("main".to_owned())]);
+    assert!(due.iter().all(|message| headers::read_history(&message.properties).is_some()));
+    assert_eq!(stage.amqp.drain_when("callbacks.ident", 1, SOON).await.len(), 1);
+}
+
+#[tokio::test]
+async fn a_retry_whose_due_queue_was_missing_goes_on_where_it_was() {
+    let stage = Stage::set().await;
+    let source = SourceName::try_new("ident").expect("a name");
+    let upstream = BasicProperties::default().with_message_id("evt-5".into());
+    let original = Original { properties: &upstream, exchange: "ident.events", routing_key: "key", source: &source, trust: Trust::Foreign };
+    let history = History {
+        endpoint: Some(EndpointId::try_new("main").expect("an id")),
+        attempts: 3,
+        first_attempt_at: Some(clock::now()),
+        last_attempt_at: Some(clock::now()),
+        last_status: Some(503),
+        last_error: Some("status 503".to_owned()),
+        due_at: Some(clock::now()),
+        hold_until: Some(Timestamp::from_millis(clock::now().millis() + 3_600_000)),
+        ..History::new(Timestamp::from_millis(1_700_000_000_000))
+    };
+    let body = br#"{"id":"evt-5","integrator":"acme","topic":"identResult","data":{}}"#;
+    stage.amqp.delete_queue("callbacks.ident.due").await;
+    stage.amqp.publish("callbacks.publish", "callbacks.ident.wait.1s", headers::retry_copy(&original, &history), body).await;
+    stage.amqp.wait_ready("callbacks.unroutable", 1, SOON).await;
+
+    let queue = ["--queue", "unroutable"];
+    let list = stage.run(&[&["list", "--json", "--reason", "expired"], &queue[..]].concat()).await;
+    let row: serde_json::Value = serde_json::from_str(&list).expect("JSON");
+    for (member, value) in [("event", "evt-5"), ("integrator", "acme"), ("endpoint", "main"), ("source", "ident")] {
+        assert_eq!(row[member], value, "{member}");
+    }
+    assert_eq!((&row["attempts"], &row["last_status"]), (&3.into(), &503.into()));
+    assert!(row["dead_at"].is_string() && row["detail"].as_str().is_some_and(|detail| detail.contains("callbacks.ident.due was missing")));
+    let shown = stage.run(&[&["show"], &queue[..]].concat()).await;
+    assert!(shown.contains("x-callback-attempts: 3"), "{shown}");
+    let missing = dead(&stage.config, &[&["replay"], &queue[..]].concat()).await;
+    assert!(matches!(&missing, Err(CliError::Failed(text)) if text.starts_with("1 could not be replayed")), "{missing:?}");
+
+    stage.declare().await;
+    assert_eq!(stage.run(&[&["replay"], &queue[..]].concat()).await, "replayed 1, failed 0\n");
+    let due = stage.amqp.drain_when("callbacks.ident.due", 1, SOON).await.remove(0);
+    assert_eq!(headers::read_history(&due.properties), Some(history));
+    assert_eq!((due.body.as_slice(), due.header("x-death")), (body.as_slice(), None));
+    assert_eq!(due.header(name::ORIG_EXCHANGE), Some("ident.events".to_owned()));
+    assert_eq!(stage.amqp.ready("callbacks.unroutable").await, 0);
+}
+
+#[tokio::test]
+async fn what_nobody_of_us_sent_into_the_void_is_discarded_but_not_replayed() {
+    let stage = Stage::set().await;
+    let mut forged = FieldTable::default();
+    forged.insert(name::SOURCE.into(), AMQPValue::LongString("ident".into()));
+    let properties = BasicProperties::default().with_headers(forged);
+    stage.amqp.publish("callbacks.route", "nowhere", properties, b"{}").await;
+    stage.amqp.wait_ready("callbacks.unroutable", 1, SOON).await;
+    let replayed = dead(&stage.config, &["replay", "--queue", "unroutable"]).await;
+    assert!(matches!(&replayed, Err(CliError::Failed(text)) if text.starts_with("1 could not be replayed")), "{replayed:?}");
+    assert_eq!(stage.run(&["discard", "--queue", "unroutable", "--all", "--yes"]).await, "discarded 1\n");
+    assert_eq!(stage.amqp.ready("callbacks.unroutable").await, 0);
 }
 
 #[tokio::test]
@@ -349,23 +304,6 @@ async fn what_is_discarded_does_not_come_back() {
     }
 }
 
-#[tokio::test]
-async fn a_message_that_cannot_be_read_is_pointed_at_and_what_stands_before_it_is_replayed() {
-    let stage = Stage::set().await;
-    stage.bury_many(3).await;
-    publish_poison(&stage.vhost.url(), DEAD).await;
-    stage.bury(&Buried::new(4)).await;
-    for command in [&["list"][..], &["replay", "--integrator", "beta"]] {
-        let failed = dead(&stage.config, command).await;
-        assert!(
-            matches!(&failed, Err(CliError::Failed(text)) if text.contains("message 4 of callbacks.dead cannot be read")),
-            "{command:?}: {failed:?}"
-        );
-        stage.amqp.wait_ready(DEAD, if command.len() == 1 { 5 } else { 4 }, SOON).await;
-    }
-    assert_numbers(&numbers(&stage.amqp.drain_when("callbacks.compliance.due", 1, SOON).await), 2..=2);
-}
-
 /// Every letter must be among the dead or among the due afterwards; some may be in both.
 async fn assert_nothing_lost(stage: &Stage, count: u32) {
     let present = eventually("everything is back", SOON, async || {
@@ -407,6 +345,16 @@ async fn replays_until_it_is_killed() {
     replay.run(&vhost_config).await.expect("replayed");
 }
 
+/// A process that does not outlive its test.
+struct Killed(std::process::Child);
+
+impl Drop for Killed {
+    fn drop(&mut self) {
+        let _ = self.0.kill();
+        let _ = self.0.wait();
+    }
+}
+
 #[tokio::test]
 async fn a_replay_that_is_killed_loses_nothing() {
     let stage = Stage::set().await;
@@ -417,10 +365,11 @@ async fn a_replay_that_is_killed_loses_nothing() {
             .env("CALLBACKD_TEST_KILLED_URL", stage.vhost.url())
             .stdout(std::process::Stdio::null())
             .spawn()
+            .map(Killed)
             .expect("a process");
         eventually("some are replayed", SOON, async || stage.amqp.ready("callbacks.compliance.due").await >= 50 + round * 200).await;
-        process.kill().expect("killed");
-        let status = process.wait().expect("ended");
+        process.0.kill().expect("killed");
+        let status = process.0.wait().expect("ended");
         assert!(!status.success(), "it was too fast to be killed");
         assert_nothing_lost(&stage, 1000).await;
     }

@@ -13,6 +13,7 @@ mod session;
 pub mod subscription;
 pub mod topology;
 mod unblocked;
+pub mod verdict;
 mod write_path;
 
 pub use claim::{Claim, Delivered, Proof};

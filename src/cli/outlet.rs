@@ -3,11 +3,12 @@
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions};
-use lapin::types::ShortString;
-use lapin::{BasicProperties, Channel, Confirmation, Connection};
+use lapin::options::ConfirmSelectOptions;
+use lapin::{BasicProperties, Channel, Connection};
 
 use super::CliError;
+use crate::broker::connection::short;
+use crate::broker::verdict::{self, Address, Safe};
 use crate::broker::{BrokerError, NotPublished, connect};
 use crate::config::Broker;
 
@@ -40,7 +41,7 @@ impl Outlet {
     ///
     /// # Errors
     /// [`NotPublished`] is never proof that the message is not there, unless it was returned.
-    pub(super) async fn publish(&self, head: Letterhead<'_>, body: &[u8]) -> Result<(), NotPublished> {
+    pub(super) async fn publish(&self, head: Letterhead<'_>, body: &[u8]) -> Result<Safe, NotPublished> {
         tokio::time::timeout(self.limit, self.publish_once(head, body)).await.unwrap_or(Err(NotPublished::TimedOut(self.limit)))
     }
 
@@ -49,29 +50,18 @@ impl Outlet {
         let _ = tokio::time::timeout(self.limit, self.connection.close(200, "done".into())).await;
     }
 
-    /// The channel goes back only after a clean verdict: a late confirm of this message must not meet another.
-    async fn publish_once(&self, head: Letterhead<'_>, body: &[u8]) -> Result<(), NotPublished> {
-        let lost = |step| move |source| NotPublished::Lost(BrokerError::Failed { step, source });
-        let long = |what| move |_| NotPublished::Lost(BrokerError::LongName { what });
-        let exchange = ShortString::try_new(head.exchange).map_err(long("the name of the exchange"))?;
-        let routing_key = ShortString::try_new(head.routing_key).map_err(long("the routing key"))?;
+    async fn publish_once(&self, head: Letterhead<'_>, body: &[u8]) -> Result<Safe, NotPublished> {
+        let exchange = short("the name of the exchange", head.exchange)?;
+        let routing_key = short("the routing key", head.routing_key)?;
         let channel = match self.idle_channel() {
             Some(channel) => channel,
-            None => self.confirming_channel().await.map_err(lost("open a channel"))?,
+            None => self.confirming_channel().await.map_err(|source| BrokerError::Failed { step: "open a channel", source })?,
         };
-        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let properties = head.properties.with_delivery_mode(2);
-        let confirm = channel.basic_publish(exchange, routing_key, options, body, properties).await.map_err(lost("publish"))?;
-        let confirmation = confirm.await.map_err(lost("confirm"))?;
-        if matches!(confirmation, Confirmation::NotRequested) {
-            return Err(NotPublished::Unconfirmed);
+        let verdict = verdict::publish(&channel, Address { exchange, routing_key }, head.properties, body).await;
+        if verdict::may_be_used_again(&verdict) {
+            self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
         }
-        self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
-        match confirmation {
-            Confirmation::Ack(None) => Ok(()),
-            Confirmation::Ack(Some(returned)) => Err(NotPublished::Returned { reply: returned.reply_text.to_string() }),
-            Confirmation::Nack(_) | Confirmation::NotRequested => Err(NotPublished::Refused),
-        }
+        verdict
     }
 
     fn idle_channel(&self) -> Option<Channel> {

@@ -157,7 +157,7 @@ async fn send(outlet: &Outlet, target: &Target, event: EventFile) -> Result<(), 
     let topic = event.properties.message_type.as_deref().filter(|_| target.by_topic);
     let routing_key = topic.unwrap_or(&target.routing_key);
     let head = Letterhead { exchange: &target.exchange, routing_key, properties: properties(&event.properties)? };
-    outlet.publish(head, &event.body).await.map_err(|error| error.to_string())
+    outlet.publish(head, &event.body).await.map(drop).map_err(|error| error.to_string())
 }
 
 fn properties(from: &FileProperties) -> Result<BasicProperties, String> {

@@ -62,7 +62,7 @@ impl TopologyCommand {
 async fn apply(config: &Config, topology: &Topology, out: Out<'_>) -> Result<(), CliError> {
     let connection = connect(&config.broker, "topology").await?;
     let objects = topology.declare(&connection, config.broker.timeout).await.map_err(|error| CliError::Failed(error.to_string()))?;
-    let _ = tokio::time::timeout(config.broker.timeout, connection.close(200, "done".into())).await;
+    close(connection, config).await;
     line(out, &format!("{objects} objects are in place"))
 }
 
@@ -91,8 +91,16 @@ async fn show(config: &Config, topology: &Topology, out: Out<'_>) -> Result<(), 
         };
         line(out, &queue_line(queue, found))?;
     }
+    if let Some(connection) = connection {
+        close(connection, config).await;
+    }
     let of = topology.exchanges().len() + topology.queues().len();
     if missing.is_empty() { Ok(()) } else { Err(CliError::Failed(TopologyError::Missing { objects: missing, of }.to_string())) }
+}
+
+/// Nothing is under way any more: a broker that does not answer costs the limit, and nothing else.
+async fn close(connection: Connection, config: &Config) {
+    let _ = tokio::time::timeout(config.broker.timeout, connection.close(200, "done".into())).await;
 }
 
 async fn missing(topology: &Topology, connection: &Connection, config: &Config) -> Result<Vec<Object>, CliError> {

@@ -58,7 +58,13 @@ pub fn parsed<C: clap::Args + clap::FromArgMatches>(arguments: &[&str]) -> C {
 /// # Errors
 /// What the command failed with.
 pub async fn dead(config: &Config, arguments: &[&str]) -> Result<String, CliError> {
+    let (out, done) = dead_with_output(config, arguments).await;
+    done.map(|()| out)
+}
+
+/// The same, and what it printed before it failed.
+pub async fn dead_with_output(config: &Config, arguments: &[&str]) -> (String, Result<(), CliError>) {
     let mut out = Vec::new();
-    parsed::<Dead>(arguments).run_to(config, &mut out).await?;
-    Ok(String::from_utf8(out).expect("results are text"))
+    let done = parsed::<Dead>(arguments).run_to(config, &mut out).await;
+    (String::from_utf8(out).expect("results are text"), done)
 }

@@ -8,16 +8,21 @@
 //! A consumer takes one window and is cancelled, which leaves its messages in our hands; the next window is taken by
 //! another, on a channel of its own. At the end the channels are closed one after another. A pass that is cut off (a crash, a
 //! lost connection) loses nothing, but may leave the windows in another order.
+//!
+//! A message that cannot be read cuts its pass off too, and hides what stands behind it. It is put behind everything then.
 
 use std::time::Duration;
 
 use futures_util::StreamExt as _;
 use lapin::message::Delivery;
-use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicQosOptions, QueueDeclareOptions};
+use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{Channel, Connection, Consumer};
 use tokio::time::Instant;
 
+use super::unreadable::{Unreadable, bring_forward, put_behind_returned, put_last};
+use crate::broker::connection::{short, within};
+use crate::broker::verdict::Safe;
 use crate::broker::{BrokerError, connect};
 use crate::cli::CliError;
 use crate::config::{Broker, Config};
@@ -36,6 +41,10 @@ const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// Channels of one connection that hold windows: RabbitMQ's default `channel_max` is 2047 (its documentation, "channels").
 const WINDOWS: usize = 2000;
 
+/// Acknowledgements sent without a round trip: half of what a quorum queue's channel has on its way before it keeps some back
+/// (RabbitMQ's `quorum_commands_soft_limit`, 32).
+const BURST: u32 = 16;
+
 /// A pass over one queue.
 pub(super) struct Pass {
     connection: Connection,
@@ -46,6 +55,8 @@ pub(super) struct Pass {
     ready: u32,
     seen: u32,
     settled: u32,
+    /// Whether it takes all that is there.
+    empties: bool,
     windows: Vec<Window>,
 }
 
@@ -53,6 +64,16 @@ pub(super) struct Pass {
 struct Window {
     channel: Channel,
     unsettled: u32,
+    has_settled: bool,
+}
+
+/// Why a message may leave its queue for good.
+#[derive(Debug)]
+pub(super) enum Grounds {
+    /// The broker has confirmed a copy of it in another queue.
+    Copied(Safe),
+    /// An operator wants it away.
+    Discarded,
 }
 
 /// Why a pass could not go on. The broker has everything that was not settled.
@@ -62,18 +83,8 @@ pub(super) enum Broken {
     #[error(transparent)]
     Broker(#[from] BrokerError),
     /// A message cannot be read, which has ended the connection.
-    #[error(
-        "message {position} of {queue} cannot be read: one of its property texts or header names is not UTF-8. Nothing is lost. \
-         Take it out with another client, such as the broker's management page (Queues, {queue}, Get messages)"
-    )]
-    Poison {
-        /// The queue.
-        queue: String,
-        /// Its place, from 1.
-        position: u32,
-        /// How many messages before it are unsettled.
-        before: u32,
-    },
+    #[error(transparent)]
+    Unreadable(#[from] Unreadable),
 }
 
 impl From<Broken> for CliError {
@@ -82,22 +93,77 @@ impl From<Broken> for CliError {
     }
 }
 
+/// Works through a queue. A message that cannot be read is put behind everything and returned; where there is another one, what
+/// stands behind that is not looked at. `work` takes all windows of a pass. It is called again for a new pass when it has met
+/// such a message, and then has to count anew: what it has not settled comes again.
+///
+/// # Errors
+/// [`Broken`]; everything that is not settled is then back in the queue.
+pub(super) async fn through(
+    config: &Config,
+    queue: &str,
+    mut work: impl AsyncFnMut(&mut Pass) -> Result<(), Broken>,
+) -> Result<Option<Unreadable>, Broken> {
+    let broker = &config.broker;
+    let mut pass = Pass::start(broker, queue).await?;
+    let mut aside: Option<Unreadable> = None;
+    loop {
+        let met = match work(&mut pass).await {
+            Ok(()) => {
+                let left = pass.seen - pass.settled;
+                pass.finish().await?;
+                return match aside {
+                    Some(aside) => Ok(Some(put_behind_returned(broker, aside, left).await?)),
+                    None => Ok(None),
+                };
+            }
+            Err(Broken::Unreadable(met)) => met,
+            Err(broken) => return Err(broken),
+        };
+        drop(pass);
+        let stands = match aside {
+            None => put_last(broker, &met).await?,
+            Some(_) => bring_forward(broker, &met).await?,
+        };
+        pass = Pass::before(broker, &stands).await?;
+        aside = Some(stands);
+    }
+}
+
 impl Pass {
-    /// Starts a pass over what is in the queue now, or over no more than `most` of it.
+    /// Starts a pass over what is in the queue now.
     ///
     /// # Errors
     /// [`Broken::Broker`] when the broker or the queue is not there.
-    pub(super) async fn start(config: &Config, queue: &str, most: Option<u32>) -> Result<Self, Broken> {
-        let Broker { timeout: limit, .. } = config.broker;
-        let connection = connect(&config.broker, "dead").await?;
-        let queue = ShortString::try_new(queue).map_err(|_| BrokerError::LongName { what: "the name of the queue" })?;
-        let mut pass = Self { connection, queue, limit, bound: 0, ready: 0, seen: 0, settled: 0, windows: Vec::new() };
+    pub(super) async fn start(broker: &Broker, queue: &str) -> Result<Self, Broken> {
+        let mut pass = Self::open(broker, queue).await?;
         pass.ready = pass.ready().await?;
-        pass.bound = pass.ready.min(most.unwrap_or(u32::MAX));
+        pass.bound = pass.ready;
         Ok(pass)
     }
 
-    /// Messages that the pass will see, if nobody takes one meanwhile.
+    /// Starts a pass over what stands before a message that cannot be read, when the broker has put back what the broken
+    /// connection held.
+    ///
+    /// # Errors
+    /// [`Broken::Broker`] when the broker or the queue is not there.
+    pub(super) async fn before(broker: &Broker, unreadable: &Unreadable) -> Result<Self, Broken> {
+        let mut pass = Self::open(broker, &unreadable.queue).await?;
+        pass.wait_until_ready(&pass.channel().await?, unreadable.position + unreadable.behind).await?;
+        pass.ready = pass.ready().await?;
+        pass.bound = pass.ready.min(unreadable.position - 1);
+        pass.empties = false;
+        Ok(pass)
+    }
+
+    async fn open(broker: &Broker, queue: &str) -> Result<Self, Broken> {
+        let connection = connect(broker, "dead").await?;
+        let queue = short("the name of the queue", queue)?;
+        let limit = broker.timeout;
+        Ok(Self { connection, queue, limit, bound: 0, ready: 0, seen: 0, settled: 0, empties: true, windows: Vec::new() })
+    }
+
+    /// Messages that the pass will see, if nobody takes one meanwhile; at its end, those that it has seen.
     pub(super) const fn bound(&self) -> u32 {
         self.bound
     }
@@ -106,7 +172,37 @@ impl Pass {
     ///
     /// # Errors
     /// [`Broken`]; everything that is not settled is then back in the queue.
-    pub(super) async fn window(&mut self, mut each: impl FnMut(u32, Delivery)) -> Result<bool, Broken> {
+    pub(super) async fn window(&mut self, each: impl FnMut(u32, Delivery)) -> Result<bool, Broken> {
+        self.take(WINDOW, each).await
+    }
+
+    /// Finds the first message that cannot be read. All are taken in one window, since only then all keep their places; none is
+    /// kept in memory.
+    ///
+    /// # Errors
+    /// [`Broken::Broker`] when it does not answer, or the queue has more messages than fit into one window.
+    pub(super) async fn scout(broker: &Broker, queue: &str) -> Result<Option<Unreadable>, Broken> {
+        let mut pass = Self::start(broker, queue).await?;
+        if pass.bound > u32::from(u16::MAX) {
+            return Err(BrokerError::Topology(format!("{queue} has more than {} messages, too many to find one in", u16::MAX)).into());
+        }
+        match pass.take(u16::MAX, |_, _| {}).await {
+            Ok(_) => pass.finish().await.map(|()| None),
+            Err(Broken::Unreadable(unreadable)) => Ok(Some(unreadable)),
+            Err(broken) => Err(broken),
+        }
+    }
+
+    /// Takes all windows.
+    ///
+    /// # Errors
+    /// [`Broken`]; everything is then back in the queue, though a message that cannot be read may stand in another place.
+    pub(super) async fn hold(&mut self) -> Result<(), Broken> {
+        while self.take(WINDOW, |_, _| {}).await? {}
+        Ok(())
+    }
+
+    async fn take(&mut self, most: u16, mut each: impl FnMut(u32, Delivery)) -> Result<bool, Broken> {
         let left = self.bound - self.seen;
         if left == 0 {
             return Ok(false);
@@ -114,10 +210,10 @@ impl Pass {
         if self.windows.len() == WINDOWS {
             return Err(BrokerError::Topology(format!("more than {} messages cannot be looked at in one pass", self.seen)).into());
         }
-        let size = u16::try_from(left).unwrap_or(WINDOW).min(WINDOW);
-        let channel = within(self.limit, "open a channel", self.connection.create_channel()).await?;
+        let size = u16::try_from(left).unwrap_or(most).min(most);
+        let channel = self.channel().await?;
         let mut consumer = self.consume(&channel, size).await?;
-        self.windows.push(Window { channel: channel.clone(), unsettled: 0 });
+        self.windows.push(Window { channel: channel.clone(), unsettled: 0, has_settled: false });
         let before = self.seen;
         let mut taken = 0;
         while taken < size {
@@ -147,11 +243,19 @@ impl Pass {
     ///
     /// # Errors
     /// [`Broken::Broker`]; the message is then still in the queue, or not: a copy of it may exist twice, never not at all.
-    pub(super) async fn settle(&mut self, tag: u64) -> Result<(), Broken> {
+    pub(super) async fn settle(&mut self, tag: u64, grounds: Grounds) -> Result<(), Broken> {
+        match grounds {
+            Grounds::Copied(_) | Grounds::Discarded => {}
+        }
         let Some(window) = self.windows.last_mut() else { return Ok(()) };
         within(self.limit, "acknowledge", window.channel.basic_ack(tag, BasicAckOptions::default())).await?;
         window.unsettled -= 1;
+        window.has_settled = true;
         self.settled += 1;
+        if self.settled.is_multiple_of(BURST) {
+            let channel = window.channel.clone();
+            self.count(&channel).await?;
+        }
         Ok(())
     }
 
@@ -163,7 +267,7 @@ impl Pass {
         if self.settled > 0 {
             self.flush().await?;
         }
-        let counter = within(self.limit, "open a channel", self.connection.create_channel()).await?;
+        let counter = self.channel().await?;
         let mut back = self.ready.saturating_sub(self.seen);
         for window in std::mem::take(&mut self.windows) {
             within(self.limit, "return the messages", window.channel.close(200, ShortString::from("done"))).await?;
@@ -174,13 +278,47 @@ impl Pass {
         Ok(())
     }
 
+    /// Goes on for `more` messages.
+    pub(super) const fn extend(&mut self, more: u32) {
+        self.bound += more;
+    }
+
+    /// Ends after `count` messages instead.
+    pub(super) const fn shorten(&mut self, count: u32) {
+        self.bound = count;
+    }
+
+    /// Returns what is held, but the first `count` messages, which end with a window, behind the others.
+    ///
+    /// # Errors
+    /// As [`Self::finish`].
+    pub(super) async fn finish_behind(mut self, count: u32) -> Result<(), Broken> {
+        let mut sum = 0;
+        let first = self.windows.iter().take_while(|window| {
+            sum += window.unsettled;
+            sum <= count
+        });
+        let first = first.count();
+        self.windows.rotate_left(first);
+        self.finish().await
+    }
+
+    /// Messages that it has seen.
+    pub(super) const fn seen(&self) -> u32 {
+        self.seen
+    }
+
     /// The messages that are ready in the queue.
     async fn ready(&self) -> Result<u32, Broken> {
         // A channel of its own: a queue that is gone closes it.
-        let channel = within(self.limit, "open a channel", self.connection.create_channel()).await?;
+        let channel = self.channel().await?;
         let count = self.count(&channel).await?;
         within(self.limit, "close a channel", channel.close(200, ShortString::from("done"))).await?;
         Ok(count)
+    }
+
+    async fn channel(&self) -> Result<Channel, Broken> {
+        Ok(within(self.limit, "open a channel", self.connection.create_channel()).await?)
     }
 
     async fn count(&self, channel: &Channel) -> Result<u32, Broken> {
@@ -199,10 +337,16 @@ impl Pass {
         Ok(())
     }
 
-    /// A close right after acknowledgements was seen to overtake some of them inside the broker. A question to the queue on the
-    /// same channel stands behind them.
+    /// Returns when the broker has taken in all acknowledgements: a quorum queue's channel keeps those back that come faster than
+    /// the queue writes them, and forgets them when it closes. The answer to a get comes through the queue's log, behind what was
+    /// sent; the round trip after it finds the rest sent too. The queue is empty in general, since all is in our hands, and what
+    /// has come meanwhile goes back. Where a message stands that cannot be read, a get would end the connection.
     async fn flush(&self) -> Result<(), Broken> {
-        for window in &self.windows {
+        for window in self.windows.iter().filter(|window| window.has_settled) {
+            if self.empties {
+                let got = window.channel.basic_get(self.queue.clone(), BasicGetOptions::default());
+                within(self.limit, "get a message", got).await?;
+            }
             self.count(&window.channel).await?;
         }
         Ok(())
@@ -230,14 +374,7 @@ impl Pass {
         if !error.is_poison() {
             return Broken::Broker(error);
         }
-        Broken::Poison { queue: self.queue.to_string(), position: self.seen + 1, before: self.seen - self.settled }
-    }
-}
-
-async fn within<T>(limit: Duration, step: &'static str, answer: impl Future<Output = lapin::Result<T>>) -> Result<T, BrokerError> {
-    match tokio::time::timeout(limit, answer).await {
-        Ok(Ok(value)) => Ok(value),
-        Ok(Err(source)) => Err(BrokerError::Failed { step, source }),
-        Err(_) => Err(BrokerError::TimedOut { step, limit }),
+        let behind = self.ready.saturating_sub(self.seen + 1);
+        Broken::Unreadable(Unreadable { queue: self.queue.to_string(), position: self.seen - self.settled + 1, behind })
     }
 }

@@ -11,6 +11,8 @@ use crate::domain::time::Timestamp;
 
 /// Why the broker itself moved a message, in its words (RabbitMQ's documentation, "dead letter exchanges").
 const BROKER_REASONS: [&str; 2] = ["delivery_limit", "rejected"];
+/// The same for a wait that is over.
+const WAIT_IS_OVER: &str = "expired";
 
 /// Which messages. All that is given must fit.
 #[derive(Debug, Clone, clap::Args)]
@@ -24,16 +26,16 @@ pub(super) struct Selection {
     /// To this endpoint.
     #[arg(long, value_name = "ID")]
     pub(super) endpoint: Option<String>,
-    /// Dead or rejected for this reason.
+    /// Here for this reason.
     #[arg(long)]
     pub(super) reason: Option<String>,
     /// With this event id.
     #[arg(long, value_name = "ID")]
     pub(super) event: Option<String>,
-    /// Dead since this time or later: RFC 3339, or that long ago (`2h`).
+    /// Here since this time or later: RFC 3339, or that long ago (`2h`).
     #[arg(long, value_name = "TIME")]
     pub(super) since: Option<String>,
-    /// Dead before this time: RFC 3339, or that long ago (`2h`).
+    /// Here since before this time: RFC 3339, or that long ago (`2h`).
     #[arg(long, value_name = "TIME")]
     pub(super) until: Option<String>,
     /// No more than this many, the oldest in the queue first.
@@ -41,13 +43,15 @@ pub(super) struct Selection {
     pub(super) limit: Option<usize>,
 }
 
-/// The two queues that wait for an operator.
+/// The queues that wait for an operator.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, ValueEnum)]
 pub(super) enum Which {
     /// Deliveries that were given up.
     Dead,
     /// Events that are no deliveries.
     Rejected,
+    /// What the broker moved while the queue for it was missing, such as retries whose wait was over.
+    Unroutable,
 }
 
 /// A selection that makes sense.
@@ -59,6 +63,7 @@ pub(super) struct Filter {
     event: Option<String>,
     since: Option<Timestamp>,
     until: Option<Timestamp>,
+    asked_at: Option<Timestamp>,
     limit: Option<usize>,
 }
 
@@ -68,6 +73,7 @@ impl Selection {
         match self.queue {
             Which::Dead => &config.broker.names.dead,
             Which::Rejected => &config.broker.names.rejected,
+            Which::Unroutable => &config.broker.names.unroutable,
         }
     }
 
@@ -97,6 +103,7 @@ impl Selection {
             event: self.event.clone(),
             since: time(&self.since, "--since")?,
             until: time(&self.until, "--until")?,
+            asked_at: None,
             limit: self.limit,
         })
     }
@@ -105,6 +112,7 @@ impl Selection {
         let known: Vec<&str> = match self.queue {
             Which::Dead => DeadReason::ALL.into_iter().map(DeadReason::as_str).collect(),
             Which::Rejected => RejectReason::CODES.into_iter().chain(BROKER_REASONS).collect(),
+            Which::Unroutable => BROKER_REASONS.into_iter().chain([WAIT_IS_OVER]).collect(),
         };
         if known.contains(&reason) {
             return Ok(());
@@ -123,6 +131,17 @@ impl Filter {
             && same(&self.event, &letter.event)
             && self.since.is_none_or(|since| letter.dead_at.is_some_and(|at| at >= since))
             && self.until.is_none_or(|until| letter.dead_at.is_some_and(|at| at < until))
+            && self.asked_at.is_none_or(|asked_at| letter.dead_at.is_none_or(|at| at <= asked_at))
+    }
+
+    /// The same without what says that it came later.
+    pub(super) fn before_question(self, now: Timestamp) -> Self {
+        Self { asked_at: Some(now), ..self }
+    }
+
+    /// The same, but no more than `count`.
+    pub(super) fn at_most(self, count: usize) -> Self {
+        Self { limit: Some(self.limit.map_or(count, |limit| limit.min(count))), ..self }
     }
 
     /// Whether there may be another one after `count`.
@@ -193,9 +212,22 @@ mod tests {
     }
 
     #[test]
+    fn what_comes_after_a_question_is_not_part_of_the_answer() {
+        let limited = |limit| Selection { limit, ..everything(Which::Dead) }.filter(NOW).unwrap();
+        let filter = limited(None).before_question(Timestamp::from_millis(9_000_000));
+        assert!(filter.fits(&letter()) && filter.fits(&Letter { dead_at: None, ..letter() }));
+        assert!(!filter.fits(&Letter { dead_at: Some(Timestamp::from_millis(9_000_001)), ..letter() }));
+        for (limit, count, admitted) in [(None, 3, 3), (Some(2), 3, 2), (Some(5), 3, 3), (None, 0, 0)] {
+            let filter = limited(limit).at_most(count);
+            assert_eq!((0..9).take_while(|n| filter.admits_another_after(*n)).count(), admitted);
+        }
+    }
+
+    #[test]
     fn a_slip_of_the_pen_is_no_empty_result() {
         let reason = |queue, reason: &str| Selection { reason: Some(reason.to_owned()), ..everything(queue) }.filter(NOW);
         assert!(reason(Which::Rejected, "undecodable").is_ok() && reason(Which::Rejected, "delivery_limit").is_ok());
+        assert!(reason(Which::Unroutable, "expired").is_ok() && reason(Which::Unroutable, "gone").is_err());
         assert!(matches!(reason(Which::Dead, "undecodable"), Err(CliError::Usage(text)) if text.contains("exhausted, expired, gone")));
         let since = Selection { since: Some("yesterday".to_owned()), ..everything(Which::Dead) };
         assert!(matches!(since.filter(NOW), Err(CliError::Usage(text)) if text.starts_with("--since yesterday: ")));

@@ -39,22 +39,37 @@ pub(super) struct Letter {
     pub(super) last_status: Option<u16>,
     /// Why the latest attempt failed.
     pub(super) last_error: Option<String>,
+    /// When an operator replayed it last.
+    pub(super) replayed_at: Option<Timestamp>,
     /// Since when it is here.
     pub(super) dead_at: Option<Timestamp>,
     /// Bytes of its body.
     pub(super) size: usize,
-    /// Whether what the `x-callback-*` headers say is believed.
-    pub(super) ours: bool,
+    /// Who wrote it as it is.
+    pub(super) origin: Origin,
+}
+
+/// Who wrote a message as it is, which says whether its `x-callback-*` headers are believed and what a replay is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
+pub(super) enum Origin {
+    /// Upstream, or anybody: the broker moved it before we made a copy.
+    #[default]
+    Foreign,
+    /// We, and the delivery or event has come to its end: a replay starts again.
+    Ended,
+    /// We, and it was waiting for its next try: a replay goes on where it was.
+    Waiting,
 }
 
 impl Letter {
     /// Reads a message. What we moved says everything in its headers; what the broker moved is read as far as its own
     /// account of the move and the event's body go.
     pub(super) fn read(delivery: &Delivery, position: u32, config: &Config) -> Self {
-        let moved = (delivery.exchange.as_str() == config.broker.names.route).then(|| Moved::read(&delivery.properties)).flatten();
-        let letter = match moved {
-            Some(moved) => Self::moved_by_the_broker(delivery, &moved, config),
-            None => Self::ours(&delivery.properties),
+        let letter = if delivery.exchange.as_str() == config.broker.names.route {
+            // The broker alone publishes there. Without its account anybody may have written the message.
+            Moved::read(&delivery.properties).map(|moved| Self::moved_by_the_broker(delivery, &moved, config)).unwrap_or_default()
+        } else {
+            Self::ours(&delivery.properties)
         };
         Self { position, size: delivery.data.len(), ..letter }
     }
@@ -76,28 +91,32 @@ impl Letter {
             last_attempt_at: known.and_then(|history| history.last_attempt_at),
             last_status: known.and_then(|history| history.last_status),
             last_error: known.and_then(|history| history.last_error.clone()),
+            replayed_at: headers::time(properties, name::REPLAYED_AT),
             dead_at: headers::time(properties, name::DEAD_AT),
-            ours: true,
+            origin: Origin::Ended,
             ..Self::default()
         }
     }
 
-    /// Only a message from a due queue carries headers of ours; on one from a work queue anybody may have written them.
+    /// Only a message from a due or wait queue carries headers of ours; on one from a work queue anybody may have written them.
     fn moved_by_the_broker(delivery: &Delivery, moved: &Moved<'_>, config: &Config) -> Self {
-        let source = config.sources.iter().find(|source| moved.queue == source.queue || moved.queue == source.due_queue());
-        let ours = source.is_some_and(|source: &Source| moved.queue == source.due_queue());
-        let from_headers = if ours { Self::ours(&delivery.properties) } else { Self::default() };
+        let (source, origin) = moved.origin(config).map_or((None, Origin::Foreign), |(source, origin)| (Some(source), origin));
+        let from_headers = if origin == Origin::Foreign { Self::default() } else { Self::ours(&delivery.properties) };
         let event = decode(Bytes::copy_from_slice(&delivery.data), &headers::metadata(&delivery.properties)).ok();
         let event = event.as_ref();
+        let detail = match origin {
+            Origin::Waiting => format!("its wait was over and the queue {} was missing", delivery.routing_key),
+            Origin::Ended | Origin::Foreign => "moved by the broker".to_owned(),
+        };
         Self {
             source: source.map(|source| source.name.to_string()),
             event: event.map(|event| event.id.to_string()),
             integrator: event.map(|event| event.integrator.to_string()),
             topic: event.map(|event| event.topic.to_string()),
             reason: Some(moved.reason.to_owned()),
-            detail: Some("moved by the broker".to_owned()),
+            detail: Some(detail),
             dead_at: moved.at,
-            ours,
+            origin,
             ..from_headers
         }
     }
@@ -115,14 +134,19 @@ impl Letter {
             exchange: delivery.exchange.as_str(),
             routing_key: delivery.routing_key.as_str(),
             source: &source.name,
-            trust: if self.ours { Trust::Ours } else { Trust::Foreign },
+            trust: if self.origin == Origin::Foreign { Trust::Foreign } else { Trust::Ours },
         };
-        let copy = headers::replay_copy(&original, now);
+        let history = headers::read_history(&delivery.properties);
+        let copy = match (self.origin, &history) {
+            (Origin::Waiting, Some(history)) => headers::retry_copy(&original, history),
+            _ => headers::replay_copy(&original, now),
+        };
         if encoded_size(&copy) > headers::LARGEST_COPY {
             return Err("its properties are too large for a copy".to_owned());
         }
-        // One delivery of an event goes back alone; on the work queue it would be repeated to the other endpoints.
-        let queue = if self.endpoint.is_some() { source.due_queue() } else { source.queue.clone() };
+        // Only there our headers are believed: the one endpoint, without which all would be told again, and since when we have it.
+        let is_ours = self.origin != Origin::Foreign && (self.endpoint.is_some() || history.is_some());
+        let queue = if is_ours { source.due_queue() } else { source.queue.clone() };
         Ok((queue, copy))
     }
 }
@@ -143,6 +167,15 @@ impl<'a> Moved<'a> {
             _ => None,
         };
         Some(Self { queue: text(latest, "queue")?, reason: text(latest, "reason")?, at: at.map(Timestamp::from_millis) })
+    }
+
+    /// Whose queue it was moved from.
+    fn origin<'c>(&self, config: &'c Config) -> Option<(&'c Source, Origin)> {
+        let find =
+            |is_it: &dyn Fn(&Source) -> bool, origin| config.sources.iter().find(|source| is_it(source)).map(|source| (source, origin));
+        find(&|source| self.queue == source.queue, Origin::Foreign)
+            .or_else(|| find(&|source| self.queue == source.due_queue(), Origin::Ended))
+            .or_else(|| find(&|source| source.waits_in(self.queue), Origin::Waiting))
     }
 }
 

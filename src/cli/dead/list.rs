@@ -2,16 +2,17 @@
 
 use serde_json::json;
 
-use super::browse::Pass;
+use super::browse::{Broken, Pass};
 use super::filter::Selection;
 use super::letter::Letter;
+use super::unreadable::{Unreadable, put_last};
 use crate::cli::CliError;
-use crate::cli::terminal::{Out, line, plain};
+use crate::cli::terminal::{Out, Table, line, plain};
 use crate::clock;
 use crate::config::Config;
 use crate::domain::time::Timestamp;
 
-/// What is there, without payloads.
+/// What is there, without payloads. The table has what fits on a line; `--json` and `show` have everything.
 #[derive(Debug, clap::Args)]
 pub(super) struct List {
     #[command(flatten)]
@@ -24,73 +25,86 @@ pub(super) struct List {
 impl List {
     pub(super) async fn run(self, config: &Config, out: Out<'_>) -> Result<(), CliError> {
         let filter = self.selection.filter(clock::now())?;
-        let mut pass = Pass::start(config, self.selection.queue(config), None).await?;
-        if !self.json {
-            line(out, &HEADING.join("  "))?;
-        }
-        let (mut shown, mut fitting, mut written) = (0, 0, Ok(()));
-        let more = |fits: &mut usize, letter: &Letter| {
-            let fitting = filter.fits(letter);
-            *fits += usize::from(fitting);
-            fitting
-        };
-        while pass
-            .window(|position, delivery| {
+        let queue = self.selection.queue(config);
+        let mut pass = Pass::start(&config.broker, queue).await?;
+        let mut table = Table::new(HEADING);
+        let mut tally = Tally::default();
+        let unreadable = loop {
+            let mut letters = Vec::new();
+            let more = pass.window(|position, delivery| {
+                tally.seen += 1;
                 let letter = Letter::read(&delivery, position, config);
-                if more(&mut fitting, &letter) && filter.admits_another_after(shown) && written.is_ok() {
-                    shown += 1;
-                    written = line(out, &if self.json { json_line(&letter) } else { row(&letter) });
+                if filter.fits(&letter) {
+                    tally.fitting += 1;
+                    if filter.admits_another_after(tally.shown) {
+                        tally.shown += 1;
+                        letters.push(letter);
+                    }
                 }
-            })
-            .await?
-        {}
-        let seen = pass.bound();
-        pass.finish().await?;
-        written?;
-        if !self.json {
-            eprintln!("{shown} shown, {fitting} fit, {seen} in {}", self.selection.queue(config));
-        }
-        Ok(())
+            });
+            let more = more.await;
+            if self.json {
+                letters.iter().try_for_each(|letter| line(out, &json_line(letter)))?;
+            } else {
+                table.rows(out, &letters.iter().map(row).collect::<Vec<_>>())?;
+            }
+            match more {
+                Ok(true) => {}
+                Ok(false) => break pass.finish().await.map(|()| None)?,
+                Err(Broken::Unreadable(met)) => {
+                    drop(pass);
+                    break Some(Unreadable { behind: met.behind, ..put_last(&config.broker, &met).await? });
+                }
+                Err(broken) => return Err(broken.into()),
+            }
+        };
+        eprintln!("{}", tally.summary(queue, unreadable.is_some()));
+        unreadable.map_or(Ok(()), |unreadable| Err(Broken::Unreadable(unreadable).into()))
     }
 }
 
-/// Widths are those of usual values; a longer one moves its line alone, so that lines can be written as they come.
-const HEADING: [&str; 12] = [
-    "     #",
-    "event                               ",
-    "integrator      ",
-    "endpoint    ",
-    "topic               ",
-    "reason            ",
-    "attempts",
-    "first attempt           ",
-    "last attempt            ",
-    "status",
-    "dead since              ",
-    "bytes     last error",
-];
+/// How many messages were looked at, fit, and were shown.
+#[derive(Debug, Default)]
+struct Tally {
+    seen: usize,
+    fitting: usize,
+    shown: usize,
+}
 
-fn row(letter: &Letter) -> String {
+impl Tally {
+    fn summary(&self, queue: &str, cut_short: bool) -> String {
+        let readable = if cut_short { " that can be read" } else { "" };
+        let limit = if self.shown < self.fitting { format!("; --limit cuts after {}", self.shown) } else { String::new() };
+        format!("{} of {} in {queue}{readable}{limit}", self.fitting, self.seen)
+    }
+}
+
+const HEADING: [&str; 9] = ["#", "since (UTC)", "integrator", "endpoint", "event", "topic", "reason", "tries", "answer"];
+
+fn row(letter: &Letter) -> [String; 9] {
     let text = |text: &Option<String>| text.as_deref().map_or_else(|| "-".to_owned(), plain);
-    let time = |at: Option<Timestamp>| at.map_or_else(|| "-".to_owned(), |at| at.to_string());
-    let status = letter.last_status.map_or_else(|| "-".to_owned(), |status| status.to_string());
-    let error = letter.last_error.as_ref().or(letter.detail.as_ref()).cloned();
-    format!(
-        "{:>6}  {:<36}  {:<16}  {:<12}  {:<20}  {:<18}  {:>8}  {:<24}  {:<24}  {:>6}  {:<24}  {:<8}  {}",
-        letter.position,
-        text(&letter.event),
+    [
+        letter.position.to_string(),
+        letter.dead_at.map_or_else(|| "-".to_owned(), short_time),
         text(&letter.integrator),
         text(&letter.endpoint),
+        text(&letter.event),
         text(&letter.topic),
         text(&letter.reason),
-        letter.attempts,
-        time(letter.first_attempt_at),
-        time(letter.last_attempt_at),
-        status,
-        time(letter.dead_at),
-        letter.size,
-        text(&error),
-    )
+        letter.attempts.to_string(),
+        letter
+            .last_status
+            .map_or_else(|| text(letter.last_error.as_ref().map_or(&letter.detail, |_| &letter.last_error)), |n| n.to_string()),
+    ]
+}
+
+/// `11-24 07:27:53`: the queues keep nothing long enough for the year to matter.
+fn short_time(at: Timestamp) -> String {
+    let full = at.to_string();
+    match full.split_once('T').zip(full.get(5..19)) {
+        Some((_, part)) => part.replace('T', " "),
+        None => full,
+    }
 }
 
 fn json_line(letter: &Letter) -> String {
@@ -99,7 +113,27 @@ fn json_line(letter: &Letter) -> String {
         "position": letter.position, "source": letter.source, "event": letter.event, "integrator": letter.integrator,
         "endpoint": letter.endpoint, "topic": letter.topic, "reason": letter.reason, "detail": letter.detail, "attempts": letter.attempts,
         "first_attempt_at": time(letter.first_attempt_at), "last_attempt_at": time(letter.last_attempt_at),
-        "last_status": letter.last_status, "last_error": letter.last_error, "dead_at": time(letter.dead_at), "size": letter.size,
+        "last_status": letter.last_status, "last_error": letter.last_error, "replayed_at": time(letter.replayed_at),
+        "dead_at": time(letter.dead_at), "size": letter.size,
     })
     .to_string()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn the_summary_says_what_was_left_out() {
+        let tally = |shown| Tally { seen: 120, fitting: 3, shown };
+        assert_eq!(tally(3).summary("callbacks.dead", false), "3 of 120 in callbacks.dead");
+        assert_eq!(tally(2).summary("callbacks.dead", false), "3 of 120 in callbacks.dead; --limit cuts after 2");
+        assert_eq!(tally(3).summary("callbacks.dead", true), "3 of 120 in callbacks.dead that can be read");
+    }
+
+    #[test]
+    fn a_time_is_short_but_whole() {
+        assert_eq!(short_time(Timestamp::from_millis(1_756_881_488_042)), "09-03 06:38:08");
+        assert_eq!(short_time(Timestamp::from_millis(i64::MAX)), format!("{}ms", i64::MAX));
+    }
 }

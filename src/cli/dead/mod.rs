@@ -7,13 +7,14 @@ mod letter;
 mod list;
 mod replay;
 mod show;
+mod unreadable;
 
 use std::io::Write;
 
 use super::CliError;
 use crate::config::Config;
 
-/// Works with the dead deliveries and the rejected events. Whatever is not replayed or discarded stays as it is, in order.
+/// Works with the dead deliveries, the rejected events and what found no queue. Whatever is not replayed or discarded stays as it is, in order.
 #[derive(Debug, clap::Args)]
 pub struct Dead {
     #[command(subcommand)]
@@ -26,7 +27,7 @@ enum Action {
     List(list::List),
     /// One message with all its headers.
     Show(show::Show),
-    /// Back to where it is delivered from, with a new history and the same event id.
+    /// Back to where it is delivered from, with the same event id.
     Replay(replay::Replay),
     /// Away for good.
     Discard(discard::Discard),

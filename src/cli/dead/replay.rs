@@ -7,20 +7,20 @@ use indicatif::ProgressBar;
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 
-use super::browse::{Broken, Pass};
+use super::browse::{Broken, Grounds, Pass, through};
 use super::filter::{Filter, Selection};
 use super::letter::Letter;
+use super::unreadable::Unreadable;
+use crate::broker::verdict::Safe;
 use crate::cli::CliError;
 use crate::cli::outlet::{Letterhead, Outlet};
 use crate::cli::terminal::{Out, line, plain, progress};
 use crate::clock;
 use crate::config::Config;
 
-/// Passes that are cut short by a message that cannot be read, each before an earlier one.
-const PASSES: usize = 5;
-
-/// Back to where it is delivered from, with a new history and the same event id. A delivery goes to its one endpoint again;
-/// an event that was rejected as a whole is taken as a new one.
+/// Back to where it is delivered from, with the same event id. A delivery goes to its one endpoint again, from the first
+/// attempt on; an event that was rejected as a whole goes to all of its integrator's endpoints. A retry that found no queue
+/// (`--queue unroutable`) goes on where it was: its attempts stay.
 #[derive(Debug, clap::Args)]
 pub(super) struct Replay {
     #[command(flatten)]
@@ -49,60 +49,44 @@ impl Replay {
         let filter = self.selection.filter(clock::now())?;
         let outlet = Outlet::open(&config.broker, "replay").await?;
         let mut tally = Tally::default();
-        let (mut most, mut unreadable) = (None, None);
-        for _ in 0..PASSES {
-            match self.pass(config, &filter, &outlet, (most, &mut tally)).await {
-                Ok(()) => break,
-                // What stands before the message that cannot be read can still be replayed.
-                Err(Broken::Poison { before, position, queue }) => {
-                    most = Some(before);
-                    unreadable = Some(Broken::Poison { before, position, queue });
-                }
-                Err(broken) => {
-                    tally.tell(out, self.dry_run)?;
-                    return Err(broken.into());
-                }
-            }
-        }
+        let done = self.replay(config, &filter, &outlet, &mut tally).await;
         outlet.close().await;
         tally.tell(out, self.dry_run)?;
-        match unreadable {
-            Some(broken) => Err(broken.into()),
+        match done? {
+            Some(unreadable) => Err(Broken::Unreadable(unreadable).into()),
             None if tally.failed > 0 => Err(CliError::Failed(format!("{} could not be replayed and stay where they are", tally.failed))),
             None => Ok(()),
         }
     }
 
-    async fn pass(
-        &self,
-        config: &Config,
-        filter: &Filter,
-        outlet: &Outlet,
-        (most, tally): (Option<u32>, &mut Tally),
-    ) -> Result<(), Broken> {
-        let mut pass = Pass::start(config, self.selection.queue(config), most).await?;
-        let bar = progress(pass.bound().into());
-        loop {
-            let mut outbound = Vec::new();
-            let more = pass
-                .window(|position, delivery| {
-                    bar.inc(1);
-                    let letter = Letter::read(&delivery, position, config);
-                    if filter.fits(&letter) && filter.admits_another_after(tally.fitting) {
-                        tally.fitting += 1;
-                        if !self.dry_run {
-                            outbound.push(Outbound { letter, delivery });
+    async fn replay(&self, config: &Config, filter: &Filter, outlet: &Outlet, tally: &mut Tally) -> Result<Option<Unreadable>, Broken> {
+        through(config, self.selection.queue(config), async |pass| {
+            let bar = progress(pass.bound().into());
+            // What failed in a pass that was cut short is tried again in this one.
+            *tally = Tally { fitting: tally.replayed, replayed: tally.replayed, failed: 0 };
+            loop {
+                let mut outbound = Vec::new();
+                let more = pass
+                    .window(|position, delivery| {
+                        bar.inc(1);
+                        let letter = Letter::read(&delivery, position, config);
+                        if filter.fits(&letter) && filter.admits_another_after(tally.fitting) {
+                            tally.fitting += 1;
+                            if !self.dry_run {
+                                outbound.push(Outbound { letter, delivery });
+                            }
                         }
-                    }
-                })
-                .await?;
-            if !more {
-                break;
+                    })
+                    .await?;
+                if !more {
+                    break;
+                }
+                send(outbound, (config, outlet), pass, (tally, &bar)).await?;
             }
-            send(outbound, (config, outlet), &mut pass, (tally, &bar)).await?;
-        }
-        bar.finish_and_clear();
-        pass.finish().await
+            bar.finish_and_clear();
+            Ok(())
+        })
+        .await
     }
 }
 
@@ -117,8 +101,8 @@ async fn send(
     let mut copies = stream::iter(copies).buffer_unordered(config.broker.publish_channels.max(1));
     while let Some((letter, tag, copied)) = copies.next().await {
         match copied {
-            Ok(()) => {
-                pass.settle(tag).await?;
+            Ok(safe) => {
+                pass.settle(tag, Grounds::Copied(safe)).await?;
                 tally.replayed += 1;
             }
             Err(why) => {
@@ -131,7 +115,7 @@ async fn send(
     Ok(())
 }
 
-async fn copy(outbound: Outbound, config: &Config, outlet: &Outlet) -> (Letter, u64, Result<(), String>) {
+async fn copy(outbound: Outbound, config: &Config, outlet: &Outlet) -> (Letter, u64, Result<Safe, String>) {
     let Outbound { letter, delivery } = outbound;
     let copied = match letter.replay(&delivery, config, clock::now()) {
         Ok((queue, properties)) => publish(outlet, config, (&queue, properties), &delivery.data).await,
@@ -140,7 +124,7 @@ async fn copy(outbound: Outbound, config: &Config, outlet: &Outlet) -> (Letter, 
     (letter, delivery.delivery_tag, copied)
 }
 
-async fn publish(outlet: &Outlet, config: &Config, (queue, properties): (&str, BasicProperties), body: &[u8]) -> Result<(), String> {
+async fn publish(outlet: &Outlet, config: &Config, (queue, properties): (&str, BasicProperties), body: &[u8]) -> Result<Safe, String> {
     let head = Letterhead { exchange: &config.broker.names.publish, routing_key: queue, properties };
     outlet.publish(head, body).await.map_err(|error| format!("{queue}: {error}"))
 }

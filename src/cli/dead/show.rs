@@ -3,15 +3,17 @@
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-use super::browse::Pass;
+use super::browse::{Broken, Pass};
 use super::filter::Selection;
 use super::letter::Letter;
+use super::unreadable::{Unreadable, put_last};
 use crate::cli::CliError;
 use crate::cli::terminal::{Out, line, plain};
 use crate::clock;
 use crate::config::Config;
+use crate::domain::time::Timestamp;
 
-/// One message with all its headers: the first that fits.
+/// One message, the first that fits: what became of it, and then all its headers.
 #[derive(Debug, clap::Args)]
 pub(super) struct Show {
     #[command(flatten)]
@@ -25,26 +27,38 @@ impl Show {
     pub(super) async fn run(self, config: &Config, out: Out<'_>) -> Result<(), CliError> {
         let filter = self.selection.filter(clock::now())?;
         let queue = self.selection.queue(config);
-        let mut pass = Pass::start(config, queue, None).await?;
+        let mut pass = Pass::start(&config.broker, queue).await?;
         let (mut found, mut fitting) = (None, 0_usize);
-        while pass
-            .window(|position, delivery| {
+        let unreadable = loop {
+            let more = pass.window(|position, delivery| {
                 let letter = Letter::read(&delivery, position, config);
                 if filter.fits(&letter) {
                     fitting += 1;
-                    found.get_or_insert((position, delivery));
+                    found.get_or_insert((letter, delivery));
                 }
-            })
-            .await?
-        {}
-        pass.finish().await?;
-        let Some((position, delivery)) = found else {
-            return Err(CliError::Failed(format!("no message of {queue} fits")));
+            });
+            match more.await {
+                Ok(true) => {}
+                Ok(false) => break pass.finish().await.map(|()| None)?,
+                Err(Broken::Unreadable(met)) => {
+                    drop(pass);
+                    break Some(Unreadable { behind: met.behind, ..put_last(&config.broker, &met).await? });
+                }
+                Err(broken) => return Err(broken.into()),
+            }
         };
+        let Some((letter, delivery)) = found else {
+            let hidden = unreadable.map(|unreadable| format!("; {unreadable}")).unwrap_or_default();
+            return Err(CliError::Failed(format!("no message of {queue} fits{hidden}")));
+        };
+        if let Some(unreadable) = unreadable {
+            eprintln!("{unreadable}");
+        }
         if fitting > 1 {
             eprintln!("{fitting} messages fit; this is the first");
         }
-        print(out, position, &delivery)?;
+        summary(out, &letter)?;
+        print(out, &delivery)?;
         if self.body {
             print_body(out, &delivery.data)?;
         }
@@ -52,11 +66,40 @@ impl Show {
     }
 }
 
-fn print(out: Out<'_>, position: u32, delivery: &Delivery) -> Result<(), CliError> {
-    line(out, &format!("position         {position}"))?;
+/// What a support engineer asks first.
+fn summary(out: Out<'_>, letter: &Letter) -> Result<(), CliError> {
+    let text = |text: &Option<String>| text.as_deref().map_or_else(|| "-".to_owned(), plain);
+    let time = |at: Option<Timestamp>| at.map_or_else(|| "-".to_owned(), |at| at.to_string());
+    let why = match (&letter.reason, &letter.detail) {
+        (Some(reason), Some(detail)) => format!("{}: {}", plain(reason), plain(detail)),
+        (reason, _) => text(reason),
+    };
+    // The error's text repeats a status.
+    let answer = letter.last_error.as_deref().map(plain).or_else(|| letter.last_status.map(|status| format!("answered {status}")));
+    for (name, value) in [
+        ("event", text(&letter.event)),
+        ("integrator", text(&letter.integrator)),
+        ("endpoint", text(&letter.endpoint)),
+        ("topic", text(&letter.topic)),
+        ("why", why),
+        ("here since", time(letter.dead_at)),
+        ("attempts", letter.attempts.to_string()),
+        ("first attempt", time(letter.first_attempt_at)),
+        ("last attempt", time(letter.last_attempt_at)),
+        ("last answer", answer.unwrap_or_else(|| "-".to_owned())),
+        ("replayed at", time(letter.replayed_at)),
+        ("source", text(&letter.source)),
+        ("position", letter.position.to_string()),
+        ("body", format!("{} bytes", letter.size)),
+    ] {
+        line(out, &format!("{name:<16} {value}"))?;
+    }
+    line(out, "")
+}
+
+fn print(out: Out<'_>, delivery: &Delivery) -> Result<(), CliError> {
     line(out, &format!("exchange         {}", plain(delivery.exchange.as_str())))?;
     line(out, &format!("routing key      {}", plain(delivery.routing_key.as_str())))?;
-    line(out, &format!("body             {} bytes", delivery.data.len()))?;
     let properties = &delivery.properties;
     let texts: [(&str, &Option<ShortString>); 10] = [
         ("content type", properties.content_type()),
