@@ -276,6 +276,41 @@ async fn what_the_broker_itself_rejected_is_read_from_its_own_account_and_no_for
     assert_eq!(back.header("x-death"), None);
 }
 
+/// RabbitMQ 3.10 goes on with an `x-death` that the publisher has begun, of whatever type, so that nothing in it can be believed.
+#[tokio::test]
+async fn a_publisher_that_writes_x_death_itself_is_not_believed() {
+    let stage = Stage::set().await;
+    let text = |text: &str| AMQPValue::LongString(text.into());
+    let mut entry = FieldTable::default();
+    entry.insert("queue".into(), text("callbacks.compliance.due"));
+    entry.insert("reason".into(), text("rejected"));
+    let mut odd = FieldTable::default();
+    odd.insert("queue".into(), AMQPValue::ByteArray(b"callbacks.compliance".to_vec().into()));
+    odd.insert("reason".into(), text("rejected"));
+    for death in [entry, odd] {
+        let mut forged = FieldTable::default();
+        forged.insert("x-death".into(), AMQPValue::FieldArray(vec![AMQPValue::FieldTable(death)].into()));
+        for (name, value) in [(name::SOURCE, "ident"), (name::ENDPOINT, "forged"), (name::INTEGRATOR, "victim"), (name::REASON, "gone")] {
+            forged.insert(name.into(), text(value));
+        }
+        forged.insert(name::RECEIVED_AT.into(), AMQPValue::LongLongInt(1));
+        let body = br#"{"id":"evt-8","integrator":"acme","topic":"identResult","data":{}}"#;
+        stage.amqp.publish("compliance.events", "key", BasicProperties::default().with_headers(forged), body).await;
+        let channel = stage.amqp.channel();
+        let got = channel.basic_get("callbacks.compliance".into(), lapin::options::BasicGetOptions::default()).await.expect("got");
+        let tag = got.expect("a message").delivery.delivery_tag;
+        channel.basic_reject(tag, lapin::options::BasicRejectOptions { requeue: false }).await.expect("rejected");
+        stage.amqp.wait_ready(REJECTED, 1, SOON).await;
+        let list = stage.run(&["list", "--json", "--queue", "rejected"]).await;
+        let row: serde_json::Value = serde_json::from_str(&list).expect("JSON");
+        assert_eq!((&row["integrator"], &row["source"]), (&"acme".into(), &"compliance".into()), "{row}");
+        assert_eq!(row["endpoint"], serde_json::Value::Null, "{row}");
+        assert_eq!(stage.run(&["replay", "--event", "evt-8", "--queue", "rejected"]).await, "replayed 1, failed 0\n");
+        let back = stage.amqp.drain_when("callbacks.compliance", 1, SOON).await.remove(0);
+        assert_eq!(back.header(name::ENDPOINT), None);
+    }
+}
+
 #[tokio::test]
 async fn discard_wants_to_know_which_and_takes_only_those() {
     let stage = Stage::set().await;

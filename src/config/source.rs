@@ -46,12 +46,6 @@ impl Source {
         format!("{}.wait.{rung}", self.queue)
     }
 
-    /// Whether this is the queue of a rung, also of one that an earlier configuration had.
-    #[must_use]
-    pub fn waits_in(&self, queue: &str) -> bool {
-        queue.strip_prefix(&self.queue).is_some_and(|rest| rest.starts_with(".wait."))
-    }
-
     fn queues(&self, ladder: &Ladder) -> Vec<String> {
         let waits = ladder.rungs().map(|rung| self.wait_queue(rung));
         [self.queue.clone(), self.due_queue()].into_iter().chain(waits).collect()

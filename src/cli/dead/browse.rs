@@ -30,6 +30,10 @@ use crate::config::{Broker, Config};
 /// Messages of one window: the most that is in memory at one time. Passes over 20,000 messages took 2.9 to 4.3 s with
 /// windows of 200, 500, 2,000 and 5,000 (debug build, busy machine), not clearly less with larger ones, which need more memory.
 const WINDOW: u16 = 500;
+/// The first window: nobody knows yet how large the messages are.
+const FIRST_WINDOW: u16 = 16;
+/// Bytes of body that a window may hold, as far as the window before tells: rejected messages may have up to 128 MiB each.
+const BUDGET: usize = 64 << 20;
 /// After so long without a message we ask whether the queue has run empty: messages expire, and another operator may be at
 /// work.
 const QUIET: Duration = Duration::from_millis(500);
@@ -55,9 +59,19 @@ pub(super) struct Pass {
     ready: u32,
     seen: u32,
     settled: u32,
+    /// Messages of the next window.
+    next: u16,
     /// Whether it takes all that is there.
     empties: bool,
     windows: Vec<Window>,
+}
+
+/// How many messages the next window may hold after one of so many with so many bytes: eight times as many at most, and so many
+/// that their bodies fit into the budget if they are alike.
+fn next_window(taken: u16, bytes: usize) -> u16 {
+    let average = (bytes / usize::from(taken).max(1)).max(1);
+    let most = taken.max(1).saturating_mul(8).min(WINDOW);
+    u16::try_from(BUDGET / average).unwrap_or(WINDOW).clamp(1, most)
 }
 
 /// Messages in our hands, on a channel of their own.
@@ -160,7 +174,18 @@ impl Pass {
         let connection = connect(broker, "dead").await?;
         let queue = short("the name of the queue", queue)?;
         let limit = broker.timeout;
-        Ok(Self { connection, queue, limit, bound: 0, ready: 0, seen: 0, settled: 0, empties: true, windows: Vec::new() })
+        Ok(Self {
+            connection,
+            queue,
+            limit,
+            bound: 0,
+            ready: 0,
+            seen: 0,
+            settled: 0,
+            next: FIRST_WINDOW,
+            empties: true,
+            windows: Vec::new(),
+        })
     }
 
     /// Messages that the pass will see, if nobody takes one meanwhile; at its end, those that it has seen.
@@ -173,7 +198,7 @@ impl Pass {
     /// # Errors
     /// [`Broken`]; everything that is not settled is then back in the queue.
     pub(super) async fn window(&mut self, each: impl FnMut(u32, Delivery)) -> Result<bool, Broken> {
-        self.take(WINDOW, each).await
+        self.take(self.next, each).await
     }
 
     /// Finds the first message that cannot be read. All are taken in one window, since only then all keep their places; none is
@@ -198,7 +223,7 @@ impl Pass {
     /// # Errors
     /// [`Broken`]; everything is then back in the queue, though a message that cannot be read may stand in another place.
     pub(super) async fn hold(&mut self) -> Result<(), Broken> {
-        while self.take(WINDOW, |_, _| {}).await? {}
+        while self.take(self.next, |_, _| {}).await? {}
         Ok(())
     }
 
@@ -215,11 +240,12 @@ impl Pass {
         let mut consumer = self.consume(&channel, size).await?;
         self.windows.push(Window { channel: channel.clone(), unsettled: 0, has_settled: false });
         let before = self.seen;
-        let mut taken = 0;
+        let (mut taken, mut bytes) = (0, 0);
         while taken < size {
             match tokio::time::timeout(QUIET, consumer.next()).await {
                 Ok(Some(Ok(delivery))) => {
                     taken += 1;
+                    bytes += delivery.data.len();
                     self.seen += 1;
                     each(self.seen, delivery);
                 }
@@ -236,6 +262,7 @@ impl Pass {
         if taken < size {
             self.bound = self.seen;
         }
+        self.next = next_window(taken, bytes);
         Ok(true)
     }
 

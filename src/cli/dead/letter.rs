@@ -66,8 +66,7 @@ impl Letter {
     /// account of the move and the event's body go.
     pub(super) fn read(delivery: &Delivery, position: u32, config: &Config) -> Self {
         let letter = if delivery.exchange.as_str() == config.broker.names.route {
-            // The broker alone publishes there. Without its account anybody may have written the message.
-            Moved::read(&delivery.properties).map(|moved| Self::moved_by_the_broker(delivery, &moved, config)).unwrap_or_default()
+            Self::moved_by_the_broker(delivery, config)
         } else {
             Self::ours(&delivery.properties)
         };
@@ -99,8 +98,12 @@ impl Letter {
     }
 
     /// Only a message from a due or wait queue carries headers of ours; on one from a work queue anybody may have written them.
-    fn moved_by_the_broker(delivery: &Delivery, moved: &Moved<'_>, config: &Config) -> Self {
-        let (source, origin) = moved.origin(config).map_or((None, Origin::Foreign), |(source, origin)| (Some(source), origin));
+    /// Which it was is told by the routing key of the move. The account in `x-death` is not asked for it: RabbitMQ 3.10 goes on
+    /// with one that a publisher has begun.
+    fn moved_by_the_broker(delivery: &Delivery, config: &Config) -> Self {
+        let origin = origin(delivery.routing_key.as_str(), config);
+        let (source, origin) = origin.map_or((None, Origin::Foreign), |(source, origin)| (Some(source), origin));
+        let moved = Moved::read(&delivery.properties);
         let from_headers = if origin == Origin::Foreign { Self::default() } else { Self::ours(&delivery.properties) };
         let event = decode(Bytes::copy_from_slice(&delivery.data), &headers::metadata(&delivery.properties)).ok();
         let event = event.as_ref();
@@ -113,9 +116,9 @@ impl Letter {
             event: event.map(|event| event.id.to_string()),
             integrator: event.map(|event| event.integrator.to_string()),
             topic: event.map(|event| event.topic.to_string()),
-            reason: Some(moved.reason.to_owned()),
+            reason: moved.as_ref().map(|moved| moved.reason.to_owned()),
             detail: Some(detail),
-            dead_at: moved.at,
+            dead_at: moved.and_then(|moved| moved.at),
             origin,
             ..from_headers
         }
@@ -153,7 +156,6 @@ impl Letter {
 
 /// The broker's account of its own latest move, the first entry of `x-death`.
 struct Moved<'a> {
-    queue: &'a str,
     reason: &'a str,
     at: Option<Timestamp>,
 }
@@ -166,17 +168,21 @@ impl<'a> Moved<'a> {
             Some(AMQPValue::Timestamp(seconds)) => i64::try_from(*seconds).ok().and_then(|seconds| seconds.checked_mul(1000)),
             _ => None,
         };
-        Some(Self { queue: text(latest, "queue")?, reason: text(latest, "reason")?, at: at.map(Timestamp::from_millis) })
+        Some(Self { reason: text(latest, "reason")?, at: at.map(Timestamp::from_millis) })
     }
+}
 
-    /// Whose queue it was moved from.
-    fn origin<'c>(&self, config: &'c Config) -> Option<(&'c Source, Origin)> {
-        let find =
-            |is_it: &dyn Fn(&Source) -> bool, origin| config.sources.iter().find(|source| is_it(source)).map(|source| (source, origin));
-        find(&|source| self.queue == source.queue, Origin::Foreign)
-            .or_else(|| find(&|source| self.queue == source.due_queue(), Origin::Ended))
-            .or_else(|| find(&|source| source.waits_in(self.queue), Origin::Waiting))
-    }
+/// Whose queue the broker moved a message from, by the key that the queue gives it on its way.
+fn origin<'c>(routing_key: &str, config: &'c Config) -> Option<(&'c Source, Origin)> {
+    config.sources.iter().find_map(|source| {
+        let origin = match routing_key {
+            key if key == source.rejection_key(false) => Origin::Foreign,
+            key if key == source.rejection_key(true) => Origin::Ended,
+            key if key == source.due_queue() => Origin::Waiting,
+            _ => return None,
+        };
+        Some((source, origin))
+    })
 }
 
 fn text<'a>(table: &'a FieldTable, name: &str) -> Option<&'a str> {
