@@ -49,6 +49,9 @@ const WINDOWS: usize = 2000;
 /// (RabbitMQ's `quorum_commands_soft_limit`, 32).
 const BURST: u32 = 16;
 
+/// The time for the queue to write a burst where [`Pass::flush`] cannot ask it: before a message that cannot be read.
+const WRITTEN: Duration = Duration::from_millis(50);
+
 /// A pass over one queue.
 pub(super) struct Pass {
     connection: Connection,
@@ -282,6 +285,9 @@ impl Pass {
         if self.settled.is_multiple_of(BURST) {
             let channel = window.channel.clone();
             self.count(&channel).await?;
+            if !self.empties {
+                tokio::time::sleep(WRITTEN).await;
+            }
         }
         Ok(())
     }
@@ -367,7 +373,7 @@ impl Pass {
     /// Returns when the broker has taken in all acknowledgements: a quorum queue's channel keeps those back that come faster than
     /// the queue writes them, and forgets them when it closes. The answer to a get comes through the queue's log, behind what was
     /// sent; the round trip after it finds the rest sent too. The queue is empty in general, since all is in our hands, and what
-    /// has come meanwhile goes back. Where a message stands that cannot be read, a get would end the connection.
+    /// has come meanwhile goes back. Where a message stands that cannot be read, a get would end the connection: there, time has to do.
     async fn flush(&self) -> Result<(), Broken> {
         for window in self.windows.iter().filter(|window| window.has_settled) {
             if self.empties {
@@ -375,6 +381,9 @@ impl Pass {
                 within(self.limit, "get a message", got).await?;
             }
             self.count(&window.channel).await?;
+            if !self.empties {
+                tokio::time::sleep(WRITTEN).await;
+            }
         }
         Ok(())
     }

@@ -24,12 +24,17 @@ pub struct Dead {
 #[derive(Debug, clap::Subcommand)]
 enum Action {
     /// What is there, without payloads.
+    ///
+    /// The table has what fits on a line, `--json` and `show` have everything. How many fit is written to standard error.
     List(list::List),
-    /// One message with all its headers.
+    /// One message, the first that fits: what became of it, and then all its headers.
     Show(show::Show),
     /// Back to where it is delivered from, with the same event id.
+    ///
+    /// A delivery goes to its one endpoint again, from the first attempt on; an event that was rejected as a whole goes to all of its
+    /// integrator's endpoints. A retry that found no queue (`--queue unroutable`) goes on where it was: its attempts stay.
     Replay(replay::Replay),
-    /// Away for good.
+    /// Away for good. Asks first, and wants to be told which: a filter, or `--all`.
     Discard(discard::Discard),
 }
 
