@@ -140,8 +140,10 @@ async fn a_replay_keeps_the_event_id_and_the_endpoint_and_starts_a_new_history()
     assert_eq!(message.properties.message_id().as_ref().map(ToString::to_string), Some("evt-1".to_owned()));
     assert_eq!(message.body, Buried::new(1).body().as_bytes());
     let history = headers::read_history(&message.properties).expect("a history");
-    assert_eq!(history, History { endpoint: Some(EndpointId::try_new("main").expect("an id")), ..History::new(history.received_at) });
-    assert!(history.received_at >= before && history.received_at <= clock::now());
+    let endpoint = Some(EndpointId::try_new("main").expect("an id"));
+    assert_eq!(history, History { endpoint, replayed_at: history.replayed_at, ..History::new(history.received_at) });
+    let replayed_at = history.replayed_at.expect("the time of the replay");
+    assert!(replayed_at >= before && replayed_at <= clock::now() && history.received_at < before, "first receipt stays as it was");
     assert_eq!(message.header(name::REASON), None);
     assert_eq!(message.header(name::ORIG_EXCHANGE), Some("compliance.events".to_owned()));
     assert!(message.header(name::REPLAYED_AT).is_some());
