@@ -35,7 +35,7 @@ async fn a_confirm_is_not_a_route() {
     let publisher = publisher(&config(&vhost.url()));
     let missing = publisher.publish(&to("no.such.queue", 1)).await;
     assert!(matches!(missing, Err(NotPublished::Returned { .. })), "{missing:?}");
-    publisher.publish(&to(WORK, 2)).await.expect("the work queue exists");
+    let _ = publisher.publish(&to(WORK, 2)).await.expect("the work queue exists");
     let arrived = vhost.connect().await.drain_when(WORK, 1, SOON).await;
     assert_eq!(arrived[0].body, b"2");
     assert_eq!(arrived[0].properties.delivery_mode(), &Some(2));
@@ -52,7 +52,7 @@ async fn properties_beyond_a_frame_are_refused_and_the_largest_ones_pass() {
         Outgoing { properties: BasicProperties::default().with_headers(headers), ..to(WORK, 1) }
     };
     let largest = LARGEST_COPY - encoded_size(&with_header(0).properties);
-    publisher.publish(&with_header(largest)).await.expect("the largest fits");
+    let _ = publisher.publish(&with_header(largest)).await.expect("the largest fits");
     let refused = publisher.publish(&with_header(largest + 1)).await;
     assert!(matches!(refused, Err(NotPublished::TooLarge { .. })), "{refused:?}");
     let never = CancellationToken::new();
@@ -129,7 +129,7 @@ async fn a_deleted_queue_is_declared_again_and_the_copy_arrives() {
     amqp.delete_queue("callbacks.dead").await;
     let (copies, never) = (["1", "2", "3"].map(|n| to("callbacks.dead", n)), CancellationToken::new());
     for confirmed in join_all(copies.iter().map(|copy| publisher.publish_until_confirmed(copy, &never))).await {
-        confirmed.expect("only a cancelled token makes it give up");
+        let _ = confirmed.expect("only a cancelled token makes it give up");
     }
     assert_eq!(amqp.ready("callbacks.dead").await, 3);
 }
@@ -147,7 +147,7 @@ async fn a_deleted_exchange_costs_channels_and_no_connection() {
     }
     assert!(*publisher.connected().borrow());
     let published = publisher.publish_until_confirmed(&to(WORK, 2), &CancellationToken::new()).await;
-    published.expect("declared again and confirmed");
+    let _ = published.expect("declared again and confirmed");
 }
 
 #[tokio::test]
@@ -161,7 +161,7 @@ async fn a_cut_connection_with_a_pending_confirm_publishes_again() {
         let copies: Vec<Outgoing> = (0..8).map(|n| to(WORK, format!("{round}-{n}"))).collect();
         let (started, never) = (Instant::now(), CancellationToken::new());
         for confirmed in join_all(copies.iter().map(|copy| publisher.publish_until_confirmed(copy, &never))).await {
-            confirmed.expect("only a cancelled token makes it give up");
+            let _ = confirmed.expect("only a cancelled token makes it give up");
         }
         assert!(!proxy.is_armed() && started.elapsed() < SOON, "round {round} took {:?}", started.elapsed());
     }
@@ -189,7 +189,7 @@ async fn a_silent_connection_ends_a_publish_in_time_and_is_replaced() {
     assert!(matches!(result, Err(NotPublished::NotConnected(_))), "{result:?}");
     proxy.blackhole(false);
     connected(&publisher).await;
-    publisher.publish(&to(WORK, 3)).await.expect("connected again");
+    let _ = publisher.publish(&to(WORK, 3)).await.expect("connected again");
 }
 
 #[tokio::test]
@@ -201,7 +201,7 @@ async fn comes_back_after_close_all_connections() {
         connected(&publisher).await;
         vhost.close_all_connections().await;
         let copy = to(WORK, round);
-        publisher.publish_until_confirmed(&copy, &never).await.expect("only a cancelled token makes it give up");
+        let _ = publisher.publish_until_confirmed(&copy, &never).await.expect("only a cancelled token makes it give up");
     }
     assert!(vhost.connect().await.ready(WORK).await >= 3);
 }
@@ -277,7 +277,7 @@ mod private_node {
         assert!(*publisher.blocked().borrow() && *publisher.connected().borrow());
         node.ctl(&["set_vm_memory_high_watermark", "0.4"]).await;
         while let Some(published) = pending.join_next().await {
-            published.expect("no panic").expect("published when the alarm was over");
+            let _ = published.expect("no panic").expect("published when the alarm was over");
         }
         eventually("the alarm is over", SOON, async || *publisher.able().borrow()).await;
         assert_eq!(Amqp::connect(&node.url()).await.ready(WORK).await, 50);
@@ -298,7 +298,7 @@ mod private_node {
         assert_eq!(log.lines("broker lost"), Vec::<String>::new());
         node.ctl(&["set_vm_memory_high_watermark", "0.4"]).await;
         eventually("able", SOON, async || *publisher.able().borrow()).await;
-        publisher.publish(&to(WORK, 1)).await.expect("published");
+        let _ = publisher.publish(&to(WORK, 1)).await.expect("published");
     }
 }
 

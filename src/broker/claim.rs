@@ -4,7 +4,7 @@ use tokio::sync::mpsc::UnboundedSender;
 use tokio_util::sync::CancellationToken;
 
 use super::acks::Settlement;
-use super::publisher::Confirmed;
+use super::verdict::Confirmed;
 use crate::domain::reply::Reply;
 
 /// The right to settle one message, once: it cannot be copied, and settling uses it up.

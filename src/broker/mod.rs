@@ -18,6 +18,7 @@ mod write_path;
 
 pub use claim::{Claim, Delivered, Proof};
 pub use connection::{BrokerError, connect};
-pub use publisher::{Confirmed, NotPublished, Outgoing, Publisher, Unpublished};
+pub use publisher::{NotPublished, Outgoing, Publisher, Unpublished};
 pub use subscription::{Ground, Inbound, QueueRole, Subscription};
 pub use topology::{Topology, TopologyError};
+pub use verdict::Confirmed;

@@ -5,23 +5,20 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use lapin::options::BasicPublishOptions;
-use lapin::{BasicProperties, Confirmation};
+use lapin::BasicProperties;
 use tokio::sync::{Semaphore, watch};
 use tokio_util::sync::CancellationToken;
 
 use super::complaints::Complaints;
 use super::connection::{BrokerError, Pause, short};
-use super::headers::{LARGEST_COPY, encoded_size};
+use super::headers::LARGEST_COPY;
 use super::publish_link::{Link, Session};
 use super::topology::Topology;
 use super::unblocked::while_unblocked;
+use super::verdict::{self, Address, Confirmed};
 use super::write_path::confirming_channel;
 use crate::config::Config;
 use crate::telemetry::{Fact, Telemetry};
-
-/// AMQP's `persistent`: the message survives a restart of the broker.
-const PERSISTENT: u8 = 2;
 
 /// A message on its way to one of our own queues.
 #[derive(Debug, Clone)]
@@ -33,10 +30,6 @@ pub struct Outgoing {
     /// What it says.
     pub body: Bytes,
 }
-
-/// Proof that a copy is safe: the broker has confirmed it, and it is in a queue. Made in this file alone.
-#[derive(Debug)]
-pub struct Confirmed(());
 
 /// Why there is no proof that a message is safe. It may be in its queue nevertheless, unless it was returned: publishing it
 /// again can make a duplicate, never a loss.
@@ -227,38 +220,20 @@ impl Inner {
         })
     }
 
-    /// The channel goes back to the pool only after a clean verdict: on any other way out, a late confirm of this message
-    /// could meet the channel's next one.
     async fn publish_on(&self, session: &Session, message: &Outgoing) -> Result<Confirmed, NotPublished> {
-        let size = encoded_size(&message.properties);
-        if size > LARGEST_COPY {
-            return Err(NotPublished::TooLarge { size });
-        }
-        let lost = |step| move |source| NotPublished::Lost(BrokerError::Failed { step, source });
         let exchange = short("the name of the exchange", &self.exchange)?;
         let routing_key = short("the name of the queue", &message.queue)?;
         let channel = match session.idle_channel() {
             Some(channel) => channel,
-            None => confirming_channel(session.connection()).await.map_err(lost("open a channel"))?,
+            None => {
+                confirming_channel(session.connection()).await.map_err(|source| BrokerError::Failed { step: "open a channel", source })?
+            }
         };
-        let properties = message.properties.clone().with_delivery_mode(PERSISTENT);
-        let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
-        let confirm = channel.basic_publish(exchange, routing_key, options, &message.body, properties).await.map_err(lost("publish"))?;
-        match confirm.await.map_err(lost("confirm"))? {
-            Confirmation::Ack(None) => {
-                session.give_back(channel);
-                Ok(Confirmed(()))
-            }
-            Confirmation::Ack(Some(returned)) => {
-                session.give_back(channel);
-                Err(NotPublished::Returned { reply: returned.reply_text.to_string() })
-            }
-            Confirmation::Nack(_) => {
-                session.give_back(channel);
-                Err(NotPublished::Refused)
-            }
-            Confirmation::NotRequested => Err(NotPublished::Unconfirmed),
+        let verdict = verdict::publish(&channel, Address { exchange, routing_key }, message.properties.clone(), &message.body).await;
+        if verdict::may_be_used_again(&verdict) {
+            session.give_back(channel);
         }
+        verdict
     }
 
     fn record_failure(&self, queue: &str, error: &str) {

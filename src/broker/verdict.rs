@@ -11,10 +11,10 @@ use super::publisher::NotPublished;
 /// AMQP's `persistent`: the message survives a restart of the broker.
 const PERSISTENT: u8 = 2;
 
-/// Proof that a message is safe: the broker has confirmed it, and it is in a queue. Made in this file alone.
+/// Proof that a copy is safe: the broker has confirmed it, and it is in a queue. Made in this file alone.
 #[derive(Debug)]
 #[must_use = "without its proof the original must stay"]
-pub struct Safe(());
+pub struct Confirmed(());
 
 /// Where a message goes.
 #[derive(Debug, Clone)]
@@ -31,7 +31,7 @@ pub struct Address {
 /// # Errors
 /// [`NotPublished`] is never proof that the message is not there, unless it was returned. See [`may_be_used_again`] for the
 /// channel.
-pub async fn publish(channel: &Channel, to: Address, properties: BasicProperties, body: &[u8]) -> Result<Safe, NotPublished> {
+pub async fn publish(channel: &Channel, to: Address, properties: BasicProperties, body: &[u8]) -> Result<Confirmed, NotPublished> {
     let size = encoded_size(&properties);
     if size > LARGEST_COPY {
         return Err(NotPublished::TooLarge { size });
@@ -45,13 +45,13 @@ pub async fn publish(channel: &Channel, to: Address, properties: BasicProperties
 
 /// Only after a clean verdict: a late confirm of one message must not meet the channel's next.
 #[must_use]
-pub const fn may_be_used_again(verdict: &Result<Safe, NotPublished>) -> bool {
+pub const fn may_be_used_again(verdict: &Result<Confirmed, NotPublished>) -> bool {
     matches!(verdict, Ok(_) | Err(NotPublished::Returned { .. } | NotPublished::Refused | NotPublished::TooLarge { .. }))
 }
 
-fn verdict(confirmation: Confirmation) -> Result<Safe, NotPublished> {
+fn verdict(confirmation: Confirmation) -> Result<Confirmed, NotPublished> {
     match confirmation {
-        Confirmation::Ack(None) => Ok(Safe(())),
+        Confirmation::Ack(None) => Ok(Confirmed(())),
         Confirmation::Ack(Some(returned)) => Err(NotPublished::Returned { reply: returned.reply_text.to_string() }),
         Confirmation::Nack(_) => Err(NotPublished::Refused),
         Confirmation::NotRequested => Err(NotPublished::Unconfirmed),

@@ -8,7 +8,7 @@ use lapin::{BasicProperties, Channel, Connection};
 
 use super::CliError;
 use crate::broker::connection::short;
-use crate::broker::verdict::{self, Address, Safe};
+use crate::broker::verdict::{self, Address, Confirmed};
 use crate::broker::{BrokerError, NotPublished, connect};
 use crate::config::Broker;
 
@@ -41,7 +41,7 @@ impl Outlet {
     ///
     /// # Errors
     /// [`NotPublished`] is never proof that the message is not there, unless it was returned.
-    pub(super) async fn publish(&self, head: Letterhead<'_>, body: &[u8]) -> Result<Safe, NotPublished> {
+    pub(super) async fn publish(&self, head: Letterhead<'_>, body: &[u8]) -> Result<Confirmed, NotPublished> {
         tokio::time::timeout(self.limit, self.publish_once(head, body)).await.unwrap_or(Err(NotPublished::TimedOut(self.limit)))
     }
 
@@ -50,7 +50,7 @@ impl Outlet {
         let _ = tokio::time::timeout(self.limit, self.connection.close(200, "done".into())).await;
     }
 
-    async fn publish_once(&self, head: Letterhead<'_>, body: &[u8]) -> Result<Safe, NotPublished> {
+    async fn publish_once(&self, head: Letterhead<'_>, body: &[u8]) -> Result<Confirmed, NotPublished> {
         let exchange = short("the name of the exchange", head.exchange)?;
         let routing_key = short("the routing key", head.routing_key)?;
         let channel = match self.idle_channel() {

@@ -158,7 +158,8 @@ enum Copy {
 /// Publishes a copy (queue and properties) until the broker confirms it.
 async fn publish(shared: &Shared, message: &Original, (queue, properties): (String, BasicProperties), over: &CancellationToken) -> Copy {
     let outgoing = Outgoing { queue, properties, body: message.body.clone() };
-    let published = shared.publisher.publish_until_confirmed(&outgoing, over);
+    // Boxed, so that a delivery in flight does not carry the room that only a copy needs.
+    let published = Box::pin(shared.publisher.publish_until_confirmed(&outgoing, over));
     match shared.halt.run_until_cancelled(published).await {
         Some(Ok(confirmed)) => Copy::Safe(confirmed),
         Some(Err(Unpublished::Impossible(_))) => Copy::Impossible,

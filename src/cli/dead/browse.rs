@@ -21,8 +21,8 @@ use lapin::{Channel, Connection, Consumer};
 use tokio::time::Instant;
 
 use super::unreadable::{Unreadable, bring_forward, put_behind_returned, put_last};
+use crate::broker::Confirmed;
 use crate::broker::connection::{short, within};
-use crate::broker::verdict::Safe;
 use crate::broker::{BrokerError, connect};
 use crate::cli::CliError;
 use crate::config::{Broker, Config};
@@ -88,7 +88,7 @@ struct Window {
 #[derive(Debug)]
 pub(super) enum Grounds {
     /// The broker has confirmed a copy of it in another queue.
-    Copied(Safe),
+    Copied(Confirmed),
     /// An operator wants it away.
     Discarded,
 }

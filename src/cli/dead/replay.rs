@@ -11,7 +11,7 @@ use super::browse::{Broken, Grounds, Pass, through};
 use super::filter::{Filter, Selection};
 use super::letter::Letter;
 use super::unreadable::Unreadable;
-use crate::broker::verdict::Safe;
+use crate::broker::Confirmed;
 use crate::cli::CliError;
 use crate::cli::outlet::{Letterhead, Outlet};
 use crate::cli::terminal::{Out, line, plain, progress};
@@ -115,7 +115,7 @@ async fn send(
     Ok(())
 }
 
-async fn copy(outbound: Outbound, config: &Config, outlet: &Outlet) -> (Letter, u64, Result<Safe, String>) {
+async fn copy(outbound: Outbound, config: &Config, outlet: &Outlet) -> (Letter, u64, Result<Confirmed, String>) {
     let Outbound { letter, delivery } = outbound;
     let copied = match letter.replay(&delivery, config, clock::now()) {
         Ok((queue, properties)) => publish(outlet, config, (&queue, properties), &delivery.data).await,
@@ -124,7 +124,7 @@ async fn copy(outbound: Outbound, config: &Config, outlet: &Outlet) -> (Letter, 
     (letter, delivery.delivery_tag, copied)
 }
 
-async fn publish(outlet: &Outlet, config: &Config, (queue, properties): (&str, BasicProperties), body: &[u8]) -> Result<Safe, String> {
+async fn publish(outlet: &Outlet, config: &Config, (queue, properties): (&str, BasicProperties), body: &[u8]) -> Result<Confirmed, String> {
     let head = Letterhead { exchange: &config.broker.names.publish, routing_key: queue, properties };
     outlet.publish(head, body).await.map_err(|error| format!("{queue}: {error}"))
 }
