@@ -7,9 +7,10 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use callbackd::config::reload::watch_directory;
-use callbackd::config::{Config, DeliveryDefaults, Egress, Environment, PrivateNetworks, Problems, load, load_all, load_directory};
+use callbackd::config::{Config, Egress, Environment, PrivateNetworks, Problems, load, load_all, load_directory};
 use callbackd::domain::integrator::{Directory, Endpoint, Topics};
 use callbackd::domain::names::IntegratorKey;
+use callbackd::domain::policy::DeliveryPolicy;
 use callbackd::telemetry::Telemetry;
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -52,7 +53,7 @@ impl Folder {
     fn directory(&self, text: &str, variables: &[(&str, &str)]) -> Result<Directory, Vec<String>> {
         let path = self.write("integrators.toml", text);
         let environment = variables.iter().map(|(name, value)| ((*name).to_owned(), (*value).to_owned())).collect();
-        load_directory(&path, None, &DeliveryDefaults::default(), &public(), &environment).map_err(|problems| self.lines(&problems))
+        load_directory(&path, None, &DeliveryPolicy::default(), &public(), &environment).map_err(|problems| self.lines(&problems))
     }
 }
 
@@ -325,10 +326,10 @@ url = "https://acme.example/"
     assert_eq!(main.headers["x-acme-signature"], "CANARY");
     assert!(main.headers.values().all(http::HeaderValue::is_sensitive));
     assert!(matches!(&main.topics, Topics::Named(topics) if topics.len() == 2));
-    let defaults = DeliveryDefaults::default();
-    assert_eq!((main.timeout, main.max_in_flight), (Duration::from_secs(1), defaults.max_in_flight));
-    assert_eq!((main.retry.max_age, main.retry.max_delay), (Duration::from_secs(3600), defaults.retry.max_delay));
-    assert_eq!((&second.topics, second.timeout, second.retry), (&Topics::All, defaults.timeout, defaults.retry));
+    let defaults = DeliveryPolicy::default();
+    assert_eq!((main.policy.timeout, main.policy.max_in_flight), (Duration::from_secs(1), defaults.max_in_flight));
+    assert_eq!((main.policy.retry.max_age, main.policy.retry.max_delay), (Duration::from_secs(3600), defaults.retry.max_delay));
+    assert_eq!((&second.topics, second.policy), (&Topics::All, defaults));
     assert!(!format!("{directory:?}").contains("CANARY"));
 }
 
@@ -421,7 +422,7 @@ fn an_empty_file_has_no_integrators_and_plain_http_must_be_allowed() {
     assert!(folder.directory("# nobody\n", &[]).unwrap().is_empty());
     let path = folder.write("http.toml", "[[integrator]]\nkey = 'a'\n[[integrator.endpoint]]\nid = 'b'\nurl = 'http://127.0.0.1:1/'\n");
     let egress = Egress { allow_http: true, private: PrivateNetworks::Allowed };
-    let directory = load_directory(&path, None, &DeliveryDefaults::default(), &egress, &Environment::default()).unwrap();
+    let directory = load_directory(&path, None, &DeliveryPolicy::default(), &egress, &Environment::default()).unwrap();
     assert_eq!(endpoints(&directory, "a").len(), 1);
 }
 

@@ -8,22 +8,17 @@ use callbackd::cli::event_file::{EventFile, EventFiles};
 use callbackd::domain::decode::{Metadata, NoEvent, decode};
 use callbackd::domain::event::Event;
 use callbackd::domain::format::{Format, Rendering, Unrenderable, render};
-use callbackd::domain::integrator::{Endpoint, EndpointUrl, SkipReason, Topics};
+use callbackd::domain::integrator::{Endpoint, EndpointUrl, SkipReason};
 use callbackd::domain::names::{EndpointId, IntegratorKey, Topic};
-use callbackd::domain::retry::RetryPolicy;
 
 fn endpoint(format: Format) -> Endpoint {
     Endpoint {
-        integrator: IntegratorKey::try_new("acme").unwrap(),
-        id: EndpointId::try_new("main").unwrap(),
-        url: EndpointUrl::parse("https://acme.example/", false).unwrap(),
         format,
-        topics: Topics::All,
-        signing: vec![],
-        headers: http::HeaderMap::new(),
-        timeout: std::time::Duration::from_secs(15),
-        max_in_flight: std::num::NonZeroU16::MIN,
-        retry: RetryPolicy::default(),
+        ..Endpoint::new(
+            IntegratorKey::try_new("acme").unwrap(),
+            EndpointId::try_new("main").unwrap(),
+            EndpointUrl::parse("https://acme.example/", false).unwrap(),
+        )
     }
 }
 

@@ -12,7 +12,7 @@ use callbackd::domain::decode::{Metadata, NoEvent, decode};
 use callbackd::domain::event::Event;
 use callbackd::domain::format::{Format, Rendering, render};
 use callbackd::domain::history::History;
-use callbackd::domain::integrator::{Endpoint, EndpointUrl, Topics};
+use callbackd::domain::integrator::{Endpoint, EndpointUrl};
 use callbackd::domain::ladder::Ladder;
 use callbackd::domain::names::{EndpointId, IntegratorKey, SourceName};
 use callbackd::domain::reply::{Outcome, Reply, RetryAfter};
@@ -80,16 +80,13 @@ fn compact(json: &str) -> String {
 
 fn endpoint(format: Format) -> Endpoint {
     Endpoint {
-        integrator: IntegratorKey::try_new("acme").unwrap(),
-        id: EndpointId::try_new("main").unwrap(),
-        url: EndpointUrl::parse("https://acme.example/", false).unwrap(),
         format,
-        topics: Topics::All,
         signing: vec![SigningSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap()],
-        headers: http::HeaderMap::new(),
-        timeout: Duration::from_secs(15),
-        max_in_flight: std::num::NonZeroU16::MIN,
-        retry: RetryPolicy::default(),
+        ..Endpoint::new(
+            IntegratorKey::try_new("acme").unwrap(),
+            EndpointId::try_new("main").unwrap(),
+            EndpointUrl::parse("https://acme.example/", false).unwrap(),
+        )
     }
 }
 

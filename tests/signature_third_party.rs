@@ -9,11 +9,9 @@ use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use callbackd::config::{Egress as EgressConfig, PrivateNetworks};
 use callbackd::domain::decode::{Metadata, decode};
-use callbackd::domain::format::Format;
-use callbackd::domain::integrator::{Endpoint, EndpointUrl, Topics};
+use callbackd::domain::integrator::{Endpoint, EndpointUrl};
 use callbackd::domain::names::{EndpointId, IntegratorKey};
 use callbackd::domain::request::{Attempt, CallbackRequest, compose};
-use callbackd::domain::retry::RetryPolicy;
 use callbackd::domain::sign::SigningSecret;
 use callbackd::domain::time::Timestamp;
 use callbackd::egress::Egress;
@@ -65,16 +63,12 @@ fn request(secrets: &[&str], now: Timestamp) -> CallbackRequest {
 
 fn request_to(url: &str, secrets: &[&str], now: Timestamp) -> CallbackRequest {
     let endpoint = Endpoint {
-        integrator: IntegratorKey::try_new("acme").unwrap(),
-        id: EndpointId::try_new("main").unwrap(),
-        url: EndpointUrl::parse(url, true).unwrap(),
-        format: Format::Classic,
-        topics: Topics::All,
         signing: secrets.iter().map(|text| SigningSecret::parse(text).unwrap()).collect(),
-        headers: http::HeaderMap::new(),
-        timeout: Duration::from_secs(15),
-        max_in_flight: std::num::NonZeroU16::MIN,
-        retry: RetryPolicy::default(),
+        ..Endpoint::new(
+            IntegratorKey::try_new("acme").unwrap(),
+            EndpointId::try_new("main").unwrap(),
+            EndpointUrl::parse(url, true).unwrap(),
+        )
     };
     let event = decode(r#"{"id":"evt.1","integrator":"acme","topic":"complianceRecord","data":[]}"#.into(), &Metadata::default()).unwrap();
     compose(&endpoint, &[&event], BODY.as_bytes().to_vec(), &Attempt { number: 1, received_at: now, now })

@@ -6,6 +6,8 @@
 
 mod size;
 
+use std::num::NonZeroU16;
+
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
@@ -48,6 +50,12 @@ pub mod name {
     pub const HOLD_UNTIL: &str = "x-callback-hold-until";
     /// Since when nobody by that name is configured.
     pub const UNKNOWN_SINCE: &str = "x-callback-unknown-since";
+    /// How often it made room at its endpoint without an attempt.
+    pub const PARKED: &str = "x-callback-parked";
+    /// When its turn at the endpoint was expected to come when it last made room.
+    pub const TURN_AT: &str = "x-callback-turn-at";
+    /// Most events that a request with this one may hold, since a larger one has failed.
+    pub const BATCH_LIMIT: &str = "x-callback-batch-limit";
     /// Why it is dead or rejected, as a code.
     pub const REASON: &str = "x-callback-reason";
     /// Why it is rejected, for people.
@@ -72,7 +80,7 @@ pub mod name {
     /// What all of them start with.
     pub(super) const PREFIX: &str = "x-callback-";
     /// What a copy states anew; an older statement is dropped.
-    pub(super) const STATE: [&str; 18] = [
+    pub(super) const STATE: [&str; 21] = [
         SOURCE,
         EVENT_ID,
         INTEGRATOR,
@@ -88,6 +96,9 @@ pub mod name {
         DUE_AT,
         HOLD_UNTIL,
         UNKNOWN_SINCE,
+        PARKED,
+        TURN_AT,
+        BATCH_LIMIT,
         REASON,
         DETAIL,
         DEAD_AT,
@@ -152,6 +163,9 @@ pub fn read_history(properties: &BasicProperties) -> Option<History> {
         due_at: time(properties, name::DUE_AT),
         hold_until: time(properties, name::HOLD_UNTIL),
         unknown_since: time(properties, name::UNKNOWN_SINCE),
+        parked: small(name::PARKED).and_then(|n| u32::try_from(n).ok()).unwrap_or(0),
+        turn_at: time(properties, name::TURN_AT),
+        batch_limit: small(name::BATCH_LIMIT).and_then(|n| u16::try_from(n).ok()).and_then(NonZeroU16::new),
     })
 }
 
@@ -309,6 +323,13 @@ impl Copy {
             self.text(name::LAST_ERROR, &short_line(error));
         }
         self.time(name::UNKNOWN_SINCE, history.unknown_since);
+        if history.parked > 0 {
+            self.value(name::PARKED, AMQPValue::LongLongInt(history.parked.into()));
+        }
+        self.time(name::TURN_AT, history.turn_at);
+        if let Some(limit) = history.batch_limit {
+            self.value(name::BATCH_LIMIT, AMQPValue::LongLongInt(limit.get().into()));
+        }
     }
 
     fn event(&mut self, event: EventRef<'_>) {

@@ -303,10 +303,10 @@ impl fmt::Display for Argument {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Admin, Broker, BrokerUrl, Dead, DeliveryDefaults, Egress, Log, LogFormat, Names, PrivateNetworks, Worker};
+    use crate::config::{Admin, Broker, BrokerUrl, Dead, Egress, Log, LogFormat, Names, PrivateNetworks, Worker};
     use crate::domain::ladder::Ladder;
     use crate::domain::names::SourceName;
-    use crate::domain::retry::RetryPolicy;
+    use crate::domain::policy::DeliveryPolicy;
     use std::num::NonZeroU16;
 
     fn source(name: &str, exchange: &str) -> Source {
@@ -340,11 +340,7 @@ mod tests {
             ladder: Ladder::try_new(Duration::from_secs(1), Duration::from_secs(6 * 3600)).unwrap().into(),
             worker: Worker { max_body: 16 << 20, unknown_integrator_wait: Duration::from_secs(600), stop_timeout: Duration::from_secs(25) },
             dead: Dead { retention: Duration::from_secs(14 * 24 * 3600) },
-            delivery: DeliveryDefaults {
-                timeout: Duration::from_secs(15),
-                max_in_flight: NonZeroU16::new(16).unwrap(),
-                retry: RetryPolicy::default(),
-            },
+            delivery: DeliveryPolicy::default(),
             egress: Egress { allow_http: false, private: PrivateNetworks::Denied },
             admin: Admin { listen: "127.0.0.1:9464".parse().unwrap() },
             integrators_file: "integrators.toml".into(),

@@ -1,39 +1,21 @@
 //! Section `[delivery]`: how deliveries are attempted and retried, by default and by an endpoint's own keys.
 
-use std::num::NonZeroU16;
 use std::time::Duration;
 
 use super::kinds::{duration, integer, number};
 use super::section::Section;
 use super::source::integer_u16;
+use crate::domain::policy::DeliveryPolicy;
 use crate::domain::retry::RetryPolicy;
 
-/// Defaults of every endpoint.
-#[derive(Debug, Clone, Copy)]
-pub struct DeliveryDefaults {
-    /// Limit on one attempt.
-    pub timeout: Duration,
-    /// Most requests to one endpoint at one time, by this worker process.
-    pub max_in_flight: NonZeroU16,
-    /// When to try again and when to stop.
-    pub retry: RetryPolicy,
-}
-
-impl Default for DeliveryDefaults {
-    /// 15 s, 16 at a time, and [`RetryPolicy::default`].
-    fn default() -> Self {
-        const SIXTEEN: NonZeroU16 = NonZeroU16::new(16).unwrap();
-        Self { timeout: Duration::from_secs(15), max_in_flight: SIXTEEN, retry: RetryPolicy::default() }
-    }
-}
-
 /// The keys `timeout`, `max_in_flight` and `retry` of a section; each that is absent is as in `defaults`.
-pub(super) fn read(section: &mut Section<'_>, defaults: &DeliveryDefaults) -> DeliveryDefaults {
+pub(super) fn read(section: &mut Section<'_>, defaults: &DeliveryPolicy) -> DeliveryPolicy {
     let timeout = duration(Duration::from_millis(100)..=Duration::from_secs(120));
-    DeliveryDefaults {
+    DeliveryPolicy {
         timeout: section.or("timeout", defaults.timeout, timeout),
         max_in_flight: section.or("max_in_flight", defaults.max_in_flight, integer_u16(1..=1000)),
         retry: section.section("retry", |section| read_retry(section, &defaults.retry)),
+        ..*defaults
     }
 }
 

@@ -5,7 +5,7 @@ use std::sync::Arc;
 
 use secrecy::ExposeSecret as _;
 
-use super::delivery::{self, DeliveryDefaults};
+use super::delivery;
 use super::egress::Egress;
 use super::headers;
 use super::kinds::{Fault, any_text, choice, text, word};
@@ -14,6 +14,7 @@ use super::section::Section;
 use crate::domain::format::Format;
 use crate::domain::integrator::{Directory, Endpoint, EndpointUrl, Topics};
 use crate::domain::names::{EndpointId, IntegratorKey, Topic};
+use crate::domain::policy::DeliveryPolicy;
 use crate::domain::sign::SigningSecret;
 
 /// Most integrators.
@@ -29,7 +30,7 @@ const TOPICS: usize = 256;
 const SIGNING_SECRETS: usize = 8;
 
 /// Reads the whole file.
-pub(super) fn read(root: &mut Section<'_>, delivery: &DeliveryDefaults, egress: &Egress) -> Directory {
+pub(super) fn read(root: &mut Section<'_>, delivery: &DeliveryPolicy, egress: &Egress) -> Directory {
     let mut directory = Directory::new();
     root.sections("integrator", INTEGRATORS, |section| {
         let key = section.required("key", |value| IntegratorKey::try_new(text(IntegratorKey::LIMIT)(value)?).map_err(Fault::content));
@@ -52,7 +53,7 @@ pub(super) fn read(root: &mut Section<'_>, delivery: &DeliveryDefaults, egress: 
 fn read_endpoints(
     integrator: &mut Section<'_>,
     key: Option<&IntegratorKey>,
-    delivery: &DeliveryDefaults,
+    delivery: &DeliveryPolicy,
     egress: &Egress,
 ) -> Vec<Arc<Endpoint>> {
     const REMEDY: &str = "give at least one endpoint or leave the integrator out";
@@ -81,7 +82,7 @@ fn read_endpoints(
 fn read_endpoint(
     section: &mut Section<'_>,
     (integrator, id): (Option<&IntegratorKey>, Option<EndpointId>),
-    defaults: &DeliveryDefaults,
+    defaults: &DeliveryPolicy,
     egress: &Egress,
 ) -> Option<Endpoint> {
     let reading = section.reading();
@@ -95,9 +96,9 @@ fn read_endpoint(
         })
         .unwrap_or_default();
     let headers = section.section("headers", headers::read);
-    let DeliveryDefaults { timeout, max_in_flight, retry } = delivery::read(section, defaults);
+    let policy = delivery::read(section, defaults);
     let (integrator, id) = (integrator?.clone(), id?);
-    Some(Endpoint { integrator, id, url: url?, format, topics, signing, headers, timeout, max_in_flight, retry })
+    Some(Endpoint { integrator, id, url: url?, format, topics, signing, headers, policy })
 }
 
 fn read_topics(section: &mut Section<'_>, format: Format) -> Topics {

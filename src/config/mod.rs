@@ -12,6 +12,7 @@ use self::reading::Reading;
 use self::section::Section;
 use crate::domain::integrator::Directory;
 use crate::domain::ladder::Ladder;
+use crate::domain::policy::DeliveryPolicy;
 
 mod broker;
 mod delivery;
@@ -33,7 +34,6 @@ mod units;
 mod worker;
 
 pub use broker::{Broker, BrokerUrl, Names};
-pub use delivery::DeliveryDefaults;
 pub use egress::{Egress, PrivateNetworks};
 pub use environment::Environment;
 pub use operations::{Admin, Log, LogFormat};
@@ -56,7 +56,7 @@ pub struct Config {
     /// Section `[dead]`.
     pub dead: Dead,
     /// Section `[delivery]`.
-    pub delivery: DeliveryDefaults,
+    pub delivery: DeliveryPolicy,
     /// Section `[egress]`.
     pub egress: Egress,
     /// Section `[admin]`.
@@ -106,7 +106,7 @@ pub fn load_with(path: &Path, environment: &Environment) -> Result<Config, Probl
 pub fn load_directory(
     path: &Path,
     secrets_dir: Option<&Path>,
-    delivery: &DeliveryDefaults,
+    delivery: &DeliveryPolicy,
     egress: &Egress,
     environment: &Environment,
 ) -> Result<Directory, Problems> {
@@ -139,7 +139,7 @@ pub fn load_all(path: &Path) -> Result<(Config, Directory), Problems> {
 struct Integrators {
     file: PathBuf,
     secrets_dir: Option<PathBuf>,
-    delivery: DeliveryDefaults,
+    delivery: DeliveryPolicy,
     egress: Egress,
 }
 
@@ -160,7 +160,7 @@ fn read_config(reading: &Reading<'_>, table: Table) -> (Option<Config>, Option<I
         }
         let worker = root.section("worker", worker::read);
         let dead = root.section("dead", worker::read_dead);
-        let delivery = root.section("delivery", |section| delivery::read(section, &DeliveryDefaults::default()));
+        let delivery = root.section("delivery", |section| delivery::read(section, &DeliveryPolicy::default()));
         let egress = root.section("egress", egress::read);
         let admin = root.section("admin", operations::read_admin);
         let log = root.section("log", operations::read_log);
@@ -249,7 +249,7 @@ mod tests {
         let table = file::read_table(&path, DIRECTORY_LIMIT).unwrap();
         let reading = Reading::of(&path, &environment);
         let egress = Egress { allow_http: false, private: PrivateNetworks::Denied };
-        let directory = Section::root(&reading, table.clone(), |root| integrators::read(root, &DeliveryDefaults::default(), &egress));
+        let directory = Section::root(&reading, table.clone(), |root| integrators::read(root, &DeliveryPolicy::default(), &egress));
         assert_eq!(missing(reading.asked(), &table), [""; 0]);
         reading.finish(Some(())).unwrap();
         assert_eq!((directory.len(), directory.all().count()), (2, 2));

@@ -14,8 +14,9 @@ use std::time::Duration;
 use tokio::sync::{Notify, watch};
 use tokio_util::sync::CancellationToken;
 
-use super::{Config, DeliveryDefaults, Egress, Environment, Problems, load_directory};
+use super::{Config, Egress, Environment, Problems, load_directory};
 use crate::domain::integrator::Directory;
+use crate::domain::policy::DeliveryPolicy;
 use crate::telemetry::{Fact, Telemetry};
 
 /// How often the file is looked at.
@@ -63,7 +64,7 @@ pub fn watch_directory(
 struct Origin {
     file: PathBuf,
     secrets_dir: Option<PathBuf>,
-    delivery: DeliveryDefaults,
+    delivery: DeliveryPolicy,
     egress: Egress,
     environment: Environment,
 }
@@ -249,7 +250,7 @@ mod tests {
         let path = folder.path().join("integrators.toml");
         let egress = Egress { allow_http: false, private: crate::config::PrivateNetworks::Denied };
         let environment = Environment::default();
-        let origin = Origin { file: path.clone(), secrets_dir: None, delivery: DeliveryDefaults::default(), egress, environment };
+        let origin = Origin { file: path.clone(), secrets_dir: None, delivery: DeliveryPolicy::default(), egress, environment };
         let (in_force, receiver) = watch::channel(Arc::new(Directory::new()));
         let (telemetry, trigger) = (Telemetry::default(), ReloadTrigger::default());
         let watcher = Watcher { origin: Arc::new(origin), in_force, telemetry, trigger, interval: INTERVAL };

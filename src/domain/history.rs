@@ -1,5 +1,7 @@
 //! What is known of a delivery from before: carried in our own headers from queue to queue, never in `x-death`.
 
+use std::num::NonZeroU16;
+
 use super::decide::Wait;
 use super::names::EndpointId;
 use super::reply::Reply;
@@ -30,6 +32,12 @@ pub struct History {
     pub hold_until: Option<Timestamp>,
     /// Since when nobody by that name has been configured.
     pub unknown_since: Option<Timestamp>,
+    /// How often it has made room at its endpoint without an attempt.
+    pub parked: u32,
+    /// When its turn at the endpoint was expected to come when it last made room.
+    pub turn_at: Option<Timestamp>,
+    /// Most events that a request with this one may hold, since a larger one has failed; `None`: as many as the endpoint allows.
+    pub batch_limit: Option<NonZeroU16>,
 }
 
 impl History {
@@ -48,6 +56,9 @@ impl History {
             due_at: None,
             hold_until: None,
             unknown_since: None,
+            parked: 0,
+            turn_at: None,
+            batch_limit: None,
         }
     }
 
@@ -72,6 +83,9 @@ impl History {
             due_at: None,
             hold_until: None,
             unknown_since: None,
+            parked: self.parked,
+            turn_at: None,
+            batch_limit: self.batch_limit,
         }
     }
 

@@ -2,16 +2,14 @@
 
 use std::collections::{BTreeSet, HashMap};
 use std::fmt;
-use std::num::NonZeroU16;
 use std::sync::Arc;
-use std::time::Duration;
 
 use http::HeaderMap;
 use url::Url;
 
 use super::format::Format;
 use super::names::{EndpointId, IntegratorKey, Topic};
-use super::retry::RetryPolicy;
+use super::policy::DeliveryPolicy;
 use super::sign::SigningSecret;
 
 /// All integrators of one version of the configuration.
@@ -63,7 +61,7 @@ impl Directory {
 }
 
 /// One place where an integrator is told.
-#[derive(Debug, Clone)]
+#[derive(Debug, Clone, PartialEq)]
 pub struct Endpoint {
     /// Whose it is.
     pub integrator: IntegratorKey,
@@ -79,12 +77,8 @@ pub struct Endpoint {
     pub signing: Vec<SigningSecret>,
     /// The integrator's own static headers, marked sensitive.
     pub headers: HeaderMap,
-    /// Limit on one attempt: connect, request, headers and body of the answer together.
-    pub timeout: Duration,
-    /// Most requests at one time.
-    pub max_in_flight: NonZeroU16,
-    /// When to try again and when to stop.
-    pub retry: RetryPolicy,
+    /// By which rules it is told.
+    pub policy: DeliveryPolicy,
 }
 
 /// Which topics an endpoint wants.
@@ -127,6 +121,21 @@ impl SkipReason {
 }
 
 impl Endpoint {
+    /// An endpoint with nothing but defaults: classic, all that it can carry, unsigned.
+    #[must_use]
+    pub fn new(integrator: IntegratorKey, id: EndpointId, url: EndpointUrl) -> Self {
+        Self {
+            integrator,
+            id,
+            url,
+            format: Format::default(),
+            topics: Topics::default(),
+            signing: Vec::new(),
+            headers: HeaderMap::new(),
+            policy: DeliveryPolicy::default(),
+        }
+    }
+
     /// Whether this endpoint is told of events of a topic.
     ///
     /// # Errors

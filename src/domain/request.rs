@@ -133,9 +133,8 @@ mod tests {
     use super::*;
     use crate::domain::decode::{Metadata, decode};
     use crate::domain::format::Format;
-    use crate::domain::integrator::{EndpointUrl, Topics};
+    use crate::domain::integrator::EndpointUrl;
     use crate::domain::names::{EndpointId, IntegratorKey};
-    use crate::domain::retry::RetryPolicy;
     use crate::domain::sign::SigningSecret;
 
     const NOW: Timestamp = Timestamp::from_millis(1_756_881_488_042);
@@ -143,16 +142,12 @@ mod tests {
 
     fn endpoint() -> Endpoint {
         Endpoint {
-            integrator: IntegratorKey::try_new("acme").unwrap(),
-            id: EndpointId::try_new("main").unwrap(),
-            url: EndpointUrl::parse("https://acme.example/hook?token=SECRET", false).unwrap(),
             format: Format::Topic,
-            topics: Topics::All,
-            signing: vec![],
-            headers: HeaderMap::new(),
-            timeout: std::time::Duration::from_secs(15),
-            max_in_flight: std::num::NonZeroU16::MIN,
-            retry: RetryPolicy::default(),
+            ..Endpoint::new(
+                IntegratorKey::try_new("acme").unwrap(),
+                EndpointId::try_new("main").unwrap(),
+                EndpointUrl::parse("https://acme.example/hook?token=SECRET", false).unwrap(),
+            )
         }
     }
 

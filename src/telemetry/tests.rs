@@ -2,7 +2,6 @@
 
 use std::collections::{BTreeMap, BTreeSet};
 use std::io;
-use std::num::NonZeroU16;
 use std::sync::{Arc, Mutex};
 use std::time::Duration;
 
@@ -19,11 +18,10 @@ use crate::domain::dead::{DeadReason, RejectReason};
 use crate::domain::decide::{Verdict, Wait};
 use crate::domain::decode::{Metadata, decode};
 use crate::domain::format::Format;
-use crate::domain::integrator::{Directory, Endpoint, EndpointUrl, SkipReason, Topics};
+use crate::domain::integrator::{Directory, Endpoint, EndpointUrl, SkipReason};
 use crate::domain::ladder::Ladder;
 use crate::domain::names::{EndpointId, EventId, IntegratorKey, SourceName, Topic};
 use crate::domain::reply::{Failure, Forbidden, Outcome, Reply, TlsFault};
-use crate::domain::retry::RetryPolicy;
 use crate::domain::sign::SigningSecret;
 use crate::domain::time::Timestamp;
 
@@ -143,16 +141,14 @@ fn endpoint(integrator: &str, id: &str) -> Arc<Endpoint> {
     secret.set_sensitive(true);
     headers.insert("x-acme-signature", secret);
     Arc::new(Endpoint {
-        integrator: IntegratorKey::try_new(integrator).unwrap(),
-        id: EndpointId::try_new(id).unwrap(),
-        url: EndpointUrl::parse("https://acme.example/CANARY?token=CANARY", false).unwrap(),
         format: Format::Topic,
-        topics: Topics::All,
         signing: vec![SigningSecret::parse("whsec_Q0FOQVJZQ0FOQVJZQ0FOQVJZQ0FOQVJZQ0FOQVJZ").unwrap()],
         headers,
-        timeout: Duration::from_secs(15),
-        max_in_flight: NonZeroU16::new(16).unwrap(),
-        retry: RetryPolicy::default(),
+        ..Endpoint::new(
+            IntegratorKey::try_new(integrator).unwrap(),
+            EndpointId::try_new(id).unwrap(),
+            EndpointUrl::parse("https://acme.example/CANARY?token=CANARY", false).unwrap(),
+        )
     })
 }
 

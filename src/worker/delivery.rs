@@ -63,14 +63,14 @@ async fn attempt(shared: &Shared, stake: Stake, endpoint: &Endpoint, body: Vec<u
 
     let in_flight = shared.telemetry.in_flight_started();
     let reply = tokio::select! {
-        reply = shared.egress.attempt(request, endpoint.timeout) => reply,
+        reply = shared.egress.attempt(request, endpoint.policy.timeout) => reply,
         () = shared.halt.cancelled() => return,
     };
     drop(in_flight);
 
     let now = clock::now();
     let history = parcel.history.attempted(&endpoint.id, started_at, &reply);
-    let rules = Rules { policy: &endpoint.retry, ladder: &shared.config.ladder };
+    let rules = Rules { policy: &endpoint.policy.retry, ladder: &shared.config.ladder };
     let verdict = decide(&history, &reply, rules, now, fastrand::f64());
     shared.telemetry.record(&Fact::Attempted {
         event: parcel.event_ref(),

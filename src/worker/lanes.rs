@@ -50,7 +50,7 @@ fn pump(shared: &Arc<Shared>, key: &LaneKey) {
     let mut lanes = shared.lanes.lock();
     let Some(lane) = lanes.get_mut(key) else { return };
     while !shared.stopping.is_cancelled()
-        && let Some(limit) = lane.peek().map(|next| next.endpoint.max_in_flight)
+        && let Some(limit) = lane.peek().map(|next| next.endpoint.policy.max_in_flight)
         && let Some(delivery) = lane.start(limit)
     {
         shared.telemetry.lane_waiting_sub(1);

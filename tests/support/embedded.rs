@@ -6,12 +6,10 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use callbackd::broker::{Ground, Inbound, Publisher, QueueRole, Subscription, Topology};
-use callbackd::config::{
-    Admin, Broker, BrokerUrl, Config, Dead, DeliveryDefaults, Egress, Log, LogFormat, Names, PrivateNetworks, Source, Worker,
-};
+use callbackd::config::{Admin, Broker, BrokerUrl, Config, Dead, Egress, Log, LogFormat, Names, PrivateNetworks, Source, Worker};
 use callbackd::domain::ladder::Ladder;
 use callbackd::domain::names::SourceName;
-use callbackd::domain::retry::RetryPolicy;
+use callbackd::domain::policy::DeliveryPolicy;
 use callbackd::telemetry::Telemetry;
 use tokio::sync::{mpsc, watch};
 
@@ -43,7 +41,7 @@ pub fn config(url: &str) -> Config {
         ladder: Arc::new(Ladder::try_new(3600 * second, 3600 * second).expect("a ladder")),
         worker: Worker { max_body: 1 << 24, unknown_integrator_wait: second, stop_timeout: second },
         dead: Dead { retention: 3600 * second },
-        delivery: DeliveryDefaults { timeout: second, max_in_flight: NonZeroU16::new(16).expect("not 0"), retry: RetryPolicy::default() },
+        delivery: DeliveryPolicy { timeout: second, ..DeliveryPolicy::default() },
         egress: Egress { allow_http: true, private: PrivateNetworks::Allowed },
         admin: Admin { listen: "127.0.0.1:0".parse().expect("an address") },
         integrators_file: PathBuf::from("integrators.toml"),

@@ -130,10 +130,12 @@ prop_compose! {
         last_error in proptest::option::of("[!-~]([ -~äß]{0,190}[!-~])?"),
         due_at in proptest::option::of(any_time()),
         hold_until in proptest::option::of(any_time()),
-        (unknown_since, replayed_at) in (proptest::option::of(any_time()), proptest::option::of(any_time())),
+        (unknown_since, replayed_at, turn_at) in (proptest::option::of(any_time()), proptest::option::of(any_time()), proptest::option::of(any_time())),
+        (parked, batch_limit) in (any::<u32>(), any::<u16>()),
     ) -> History {
         History {
             received_at, replayed_at, attempts, first_attempt_at, last_attempt_at, last_status, last_error, due_at, hold_until, unknown_since,
+            parked, turn_at, batch_limit: NonZeroU16::new(batch_limit),
             endpoint: endpoint.map(|id| EndpointId::try_new(id).unwrap()),
         }
     }
@@ -335,6 +337,9 @@ fn a_copy_of_the_largest_accepted_original_still_fits_with_the_longest_of_everyt
         due_at: at,
         hold_until: at,
         unknown_since: at,
+        parked: u32::MAX,
+        turn_at: at,
+        batch_limit: Some(NonZeroU16::MAX),
     };
     let (exchange, routing_key) = ("x".repeat(255), "k".repeat(255));
     let original = Original { properties: &from, exchange: &exchange, routing_key: &routing_key, source: &source, trust: Trust::Foreign };
