@@ -17,8 +17,8 @@ const REQUIRED: usize = 3;
 /// Appends the event's records to a body under construction. An event with an empty array adds nothing.
 ///
 /// # Errors
-/// [`Unrenderable`] names the record and the member; `body` is then not to be used.
-pub fn write_records(event: &Event, body: &mut Vec<u8>) -> Result<(), Unrenderable> {
+/// [`Unrenderable`] names the record and the member; part of the event may then stand in `body`.
+pub(super) fn write_records(event: &Event, body: &mut Vec<u8>) -> Result<(), Unrenderable> {
     let (Content::Records(span) | Content::Bare { records: Some(span), .. }) = &event.content else {
         return Err(Unrenderable::NoRecords);
     };

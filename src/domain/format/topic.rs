@@ -5,14 +5,14 @@ use crate::domain::decode::for_each_member;
 use crate::domain::event::{Content, Event};
 use crate::domain::names::Topic;
 
-/// Appends the event's message to a body under construction, with the comma it needs.
+/// Appends the event's message to a body under construction, with what it needs in front.
 ///
 /// Members come out as they went in: order, numbers and escapes are never touched. White space between the tokens of
 /// `data` is left out, as callbacks are compact; a bare message is passed on byte for byte.
 ///
 /// # Errors
-/// [`Unrenderable`] when `topic` would stand in the message twice; `body` is then not to be used.
-pub fn write_entry(event: &Event, body: &mut Vec<u8>) -> Result<(), Unrenderable> {
+/// [`Unrenderable`] when `topic` would stand in the message twice; part of the event may then stand in `body`.
+pub(super) fn write_entry(event: &Event, body: &mut Vec<u8>) -> Result<(), Unrenderable> {
     separate(body);
     match &event.content {
         Content::Records(records) => {
