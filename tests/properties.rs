@@ -2,12 +2,13 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 
+use std::num::NonZeroU16;
 use std::time::Duration;
 
 use bytes::Bytes;
 use callbackd::broker::{Outgoing, headers};
 use callbackd::domain::dead::RejectReason;
-use callbackd::domain::decide::{Rules, Verdict, decide};
+use callbackd::domain::decide::{Rules, Tried, Verdict, decide};
 use callbackd::domain::decode::{Metadata, NoEvent, decode};
 use callbackd::domain::event::Event;
 use callbackd::domain::format::{Format, Rendering, render};
@@ -203,9 +204,11 @@ const NOW: Timestamp = Timestamp::from_millis(1_756_881_488_042);
 
 /// How long the delivery waits after this outcome of its latest attempt.
 fn waited(policy: &RetryPolicy, ladder: &Ladder, attempts: u32, outcome: Outcome, dice: f64) -> Duration {
-    let history = History { attempts, ..History::new(NOW) };
+    let before = History { attempts: attempts - 1, ..History::new(NOW) };
     let reply = Reply { outcome, took: Duration::ZERO };
-    match decide(&history, &reply, Rules { policy, ladder }, NOW, dice) {
+    let endpoint = EndpointId::try_new("main").unwrap();
+    let tried = Tried { endpoint: &endpoint, started_at: NOW, members: NonZeroU16::MIN, reply: &reply };
+    match decide(&before, &tried, Rules { policy, ladder }, NOW, dice).verdict {
         Verdict::Retry(wait) => {
             // The message stays for the rung's time, and is put back until the end of the wait where that is later.
             let in_the_queue = wait.rung.delay();

@@ -7,14 +7,18 @@
 //!  event ──▶ routed ──▶ attempt ──▶ Reply ──▶ decide ──▶ Delivered       │
 //!              │                                 ├───────────────────────┘
 //!              │                                 └──▶ Dead: exhausted, expired, gone
+//!              ├──▶ no turn at the endpoint ──▶ wait ([`super::park`])
 //!              └──▶ unknown integrator or endpoint ──▶ wait, then rejected or Dead: endpoint_removed
 //! ```
 
+use std::num::NonZeroU16;
 use std::time::Duration;
 
+use super::batch::{halved, may_lie_in_one_member};
 use super::dead::DeadReason;
 use super::history::History;
 use super::ladder::{Ladder, Rung};
+use super::names::EndpointId;
 use super::reply::{Outcome, Reply};
 use super::retry::{RetryPolicy, Window, ceil};
 use super::time::Timestamp;
@@ -73,6 +77,13 @@ impl Wait {
         let due_at = now.plus(rung.delay().max(delay));
         Self { rung, due_at, hold_until: (!in_one_hop).then_some(due_at) }
     }
+
+    /// The wait from `now` on for at most `delay`, as far as the ladder has one so short.
+    #[must_use]
+    pub fn at_most(ladder: &Ladder, delay: Duration, now: Timestamp) -> Self {
+        let rung = ladder.at_most(delay);
+        Self { rung, due_at: now.plus(rung.delay()), hold_until: None }
+    }
 }
 
 /// The rules of one endpoint.
@@ -84,12 +95,54 @@ pub struct Rules<'a> {
     pub ladder: &'a Ladder,
 }
 
-/// Decides what follows an attempt. `history` includes that attempt; `dice` is 0 included to 1 excluded.
+/// An attempt that has been made.
+#[derive(Debug, Clone, Copy)]
+pub struct Tried<'a> {
+    /// The endpoint that was called.
+    pub endpoint: &'a EndpointId,
+    /// When.
+    pub started_at: Timestamp,
+    /// So many deliveries shared the request.
+    pub members: NonZeroU16,
+    /// What came of it.
+    pub reply: &'a Reply,
+}
+
+/// What follows an attempt for one delivery, and what is known of it from then on.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub struct Decision {
+    /// What follows.
+    pub verdict: Verdict,
+    /// The history with the attempt in it, for the copy.
+    pub history: History,
+}
+
+/// Decides what follows an attempt, for each delivery that shared it. `before` does not include that attempt; `dice` is 0
+/// included to 1 excluded.
 ///
 /// Only a 2xx is a delivery, and a 410 is final. Everything else is tried again after the schedule's wait, on 429 and
 /// 503 not before the answer's `Retry-After`, until the policy's attempts or age are used up.
+///
+/// When several shared a request that failed for a reason that may lie in one of them, each is tried again in a request of at
+/// most half the size. None of them is given up for what a neighbour may have done: who has no attempt or no time left is
+/// tried once more, alone. Each draws its own wait; that members of one request come back at different times only
+/// helps to tell them apart.
 #[must_use]
-pub fn decide(history: &History, reply: &Reply, rules: Rules<'_>, now: Timestamp, dice: f64) -> Verdict {
+pub fn decide(before: &History, tried: &Tried<'_>, rules: Rules<'_>, now: Timestamp, dice: f64) -> Decision {
+    let mut history = before.attempted(tried.endpoint, tried.started_at, tried.reply);
+    let mut verdict = verdict_alone(&history, tried.reply, rules, now, dice);
+    if tried.members > NonZeroU16::MIN && may_lie_in_one_member(tried.reply) {
+        history.batch_limit = Some(halved(tried.members, before.batch_limit));
+        if let Verdict::Dead(_) = verdict {
+            history.batch_limit = Some(NonZeroU16::MIN);
+            verdict = Verdict::Retry(last_wait(&history, tried.reply, rules, now, dice));
+        }
+    }
+    Decision { verdict, history }
+}
+
+/// What follows for a delivery that had the request to itself. `history` includes the attempt.
+fn verdict_alone(history: &History, reply: &Reply, rules: Rules<'_>, now: Timestamp, dice: f64) -> Verdict {
     if reply.is_success() {
         return Verdict::Delivered;
     }
@@ -99,22 +152,42 @@ pub fn decide(history: &History, reply: &Reply, rules: Rules<'_>, now: Timestamp
     if rules.policy.max_attempts.is_some_and(|limit| history.attempts >= limit) {
         return Verdict::Dead(DeadReason::Exhausted);
     }
-    let (window, limit) = window(history, reply, rules.policy, now);
-    let wait = Wait::within(rules.ladder, window, limit, now, dice);
-    if wait.due_at > history.age_counts_from().plus(rules.policy.max_age) {
+    let wait = scheduled(history, reply, rules, now, dice);
+    if is_too_late(wait, history, rules.policy) {
         return Verdict::Dead(DeadReason::Expired);
     }
     Verdict::Retry(wait)
+}
+
+/// The wait before the one attempt more of a delivery that would be given up otherwise: the schedule's, or where that is too
+/// late, the shortest that the endpoint allows.
+fn last_wait(history: &History, reply: &Reply, rules: Rules<'_>, now: Timestamp, dice: f64) -> Wait {
+    let wait = scheduled(history, reply, rules, now, dice);
+    if is_too_late(wait, history, rules.policy) { Wait::at_least(rules.ladder, asked(reply, rules.policy, now), now) } else { wait }
+}
+
+fn scheduled(history: &History, reply: &Reply, rules: Rules<'_>, now: Timestamp, dice: f64) -> Wait {
+    let (window, limit) = window(history, reply, rules.policy, now);
+    Wait::within(rules.ladder, window, limit, now, dice)
+}
+
+fn is_too_late(wait: Wait, history: &History, policy: &RetryPolicy) -> bool {
+    wait.due_at > history.age_counts_from().plus(policy.max_age)
+}
+
+/// For how long the endpoint asked to be left alone.
+fn asked(reply: &Reply, policy: &RetryPolicy, now: Timestamp) -> Duration {
+    match reply.outcome {
+        Outcome::Answered { status: 429 | 503, retry_after: Some(retry_after) } => retry_after.wait(now).min(policy.max_retry_after),
+        _ => Duration::ZERO,
+    }
 }
 
 /// The schedule's window, moved to what the endpoint asked for where that is later, and what no wait may exceed. Jitter then
 /// only adds.
 fn window(history: &History, reply: &Reply, policy: &RetryPolicy, now: Timestamp) -> (Window, Duration) {
     let scheduled = policy.window_after(history.attempts.max(1));
-    let asked = match reply.outcome {
-        Outcome::Answered { status: 429 | 503, retry_after: Some(retry_after) } => retry_after.wait(now).min(policy.max_retry_after),
-        _ => Duration::ZERO,
-    };
+    let asked = asked(reply, policy, now);
     if asked <= scheduled.earliest {
         return (scheduled, policy.max_delay);
     }
@@ -149,8 +222,15 @@ mod tests {
 
     const NOW: Timestamp = Timestamp::from_millis(1_000_000_000);
 
+    /// A past with so many attempts, the last of which is the one that is decided about.
     fn history(attempts: u32) -> History {
-        History { attempts, ..History::new(NOW) }
+        History { attempts: attempts - 1, ..History::new(NOW) }
+    }
+
+    fn after(history: &History, reply: &Reply, rules: Rules<'_>, dice: f64) -> Verdict {
+        let endpoint = EndpointId::try_new("main").unwrap();
+        let tried = Tried { endpoint: &endpoint, started_at: NOW, members: NonZeroU16::MIN, reply };
+        decide(history, &tried, rules, NOW, dice).verdict
     }
 
     fn answered(status: u16, retry_after: Option<RetryAfter>) -> Reply {
@@ -159,7 +239,7 @@ mod tests {
 
     fn fate(history: &History, reply: &Reply, policy: &RetryPolicy) -> Verdict {
         let ladder = Ladder::try_new(Duration::from_secs(1), Duration::from_secs(6 * 3600)).unwrap();
-        decide(history, reply, Rules { policy, ladder: &ladder }, NOW, 0.5)
+        after(history, reply, Rules { policy, ladder: &ladder }, 0.5)
     }
 
     #[test]
@@ -217,7 +297,7 @@ mod tests {
         let policy = RetryPolicy { max_delay: day, ..RetryPolicy::default() };
         let ladder = Ladder::try_new(Duration::from_secs(1), Duration::from_secs(6 * 3600)).unwrap();
         let rules = Rules { policy: &policy, ladder: &ladder };
-        let waits = [0.0, 0.5, 0.99].map(|dice| match decide(&history(40), &answered(500, None), rules, NOW, dice) {
+        let waits = [0.0, 0.5, 0.99].map(|dice| match after(&history(40), &answered(500, None), rules, dice) {
             Verdict::Retry(wait) => wait.due_at.since(NOW),
             other => panic!("{other:?}"),
         });

@@ -98,6 +98,13 @@ impl Ladder {
         self.0[index.min(self.0.len() - 1)]
     }
 
+    /// The longest rung that is not later than `delay`, or the shortest there is.
+    #[must_use]
+    pub fn at_most(&self, delay: Duration) -> Rung {
+        let index = self.0.partition_point(|rung| rung.delay() <= delay);
+        self.0[index.saturating_sub(1)]
+    }
+
     /// A rung between two delays, chosen by `dice` (0 included to 1 excluded). Where no rung lies between them, the shortest
     /// one that is not earlier, or the longest one before where that would be over `limit`.
     #[must_use]
@@ -109,6 +116,12 @@ impl Ladder {
             0 => self.at_least(earliest),
             choices => self.0[start + pick(choices, dice)],
         }
+    }
+
+    /// The shortest delay there is.
+    #[must_use]
+    pub fn shortest(&self) -> Duration {
+        self.0[0].delay()
     }
 
     /// The longest delay of a single wait.
@@ -176,6 +189,15 @@ mod tests {
         assert_eq!(ladder.between(ms(1010), ms(1020), ms(5000), 0.5).delay(), ms(1200));
         assert_eq!(ladder.between(ms(1010), ms(1020), ms(1100), 0.5).delay(), ms(1000));
         assert_eq!(ladder.between(ms(10), ms(20), ms(20), 0.5).delay(), ms(1000), "there is nothing shorter");
+    }
+
+    #[test]
+    fn never_later_than_asked_unless_the_ladder_begins_after() {
+        let ladder = default_ladder();
+        for (asked, expected) in [(0, 1000), (1000, 1000), (1199, 1000), (1200, 1200), (3999, 3400), (25_200_000, 21_600_000)] {
+            assert_eq!(ladder.at_most(ms(asked)).delay(), ms(expected), "{asked}");
+        }
+        assert_eq!((ladder.shortest(), ladder.longest()), (ms(1000), ms(21_600_000)));
     }
 
     #[test]

@@ -3,6 +3,7 @@
 //! Nothing here is async, reads a clock, throws dice, looks at the environment or does I/O; time and chance are
 //! arguments. `tests/architecture.rs` enforces it.
 
+pub mod batch;
 pub mod circuit;
 pub mod dead;
 pub mod decide;
@@ -14,6 +15,7 @@ pub mod integrator;
 pub mod ladder;
 pub mod lane;
 pub mod names;
+pub mod park;
 pub mod policy;
 pub mod reply;
 pub mod request;

@@ -9,7 +9,9 @@ use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use url::Url;
 
 use super::event::{Event, OccurredAt, webhook_id};
+use super::history::History;
 use super::integrator::Endpoint;
+use super::names::EventId;
 use super::sign::sign;
 use super::time::Timestamp;
 
@@ -20,7 +22,7 @@ pub const EVENT_IDS: HeaderName = HeaderName::from_static("callback-event-ids");
 pub const INTEGRATOR: HeaderName = HeaderName::from_static("callback-integrator");
 /// When the (first) event happened.
 pub const OCCURRED_AT: HeaderName = HeaderName::from_static("callback-occurred-at");
-/// Number of the attempt, counted from 1.
+/// Number of the attempt, counted from 1; of several events the highest.
 pub const ATTEMPT: HeaderName = HeaderName::from_static("callback-attempt");
 /// The same for every attempt: what receivers tell duplicates by (Standard Webhooks 1.0.0).
 pub const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
@@ -58,15 +60,26 @@ impl fmt::Debug for CallbackRequest {
     }
 }
 
-/// One attempt at a delivery: which one it is, and when.
+/// One attempt: which one it is, and when.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub struct Attempt {
-    /// Counted from 1.
+    /// Counted from 1; of several events the highest, so that 1 means that none of them has been tried before.
     pub number: u32,
-    /// When the event first came in.
+    /// When the (first) event first came in.
     pub received_at: Timestamp,
     /// The time of the attempt, which is signed.
     pub now: Timestamp,
+}
+
+impl Attempt {
+    /// The next attempt at deliveries with this past, in their order.
+    #[must_use]
+    pub fn next<'a>(members: impl IntoIterator<Item = &'a History>, now: Timestamp) -> Self {
+        let mut members = members.into_iter();
+        let Some(first) = members.next() else { return Self { number: 1, received_at: now, now } };
+        let made = members.map(|history| history.attempts).fold(first.attempts, u32::max);
+        Self { number: made.saturating_add(1), received_at: first.received_at, now }
+    }
 }
 
 /// Composes the request that tells `endpoint` of `events`, of which `body` is the rendering.
@@ -113,6 +126,12 @@ fn occurred_at(occurred: Option<&OccurredAt>, received_at: Timestamp) -> String 
     let text = occurred.text.trim();
     let safe = (1..=LONGEST_TIME).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
     if safe { text.to_owned() } else { occurred.at.unwrap_or(received_at).to_string() }
+}
+
+/// Bytes of an id in the header [`EVENT_IDS`].
+#[must_use]
+pub fn encoded_length(id: &EventId) -> usize {
+    utf8_percent_encode(id.as_str(), UNSAFE).map(str::len).sum()
 }
 
 /// Makes any text fit into a header and into a list with commas. `percent_decode` gives it back.

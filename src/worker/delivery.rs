@@ -1,5 +1,6 @@
 //! One delivery: render, attempt, decide, settle.
 
+use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
@@ -9,7 +10,7 @@ use super::parcel::{Parcel, Stake};
 use super::{Shared, settle};
 use crate::broker::Delivered;
 use crate::clock;
-use crate::domain::decide::{Rules, Verdict, decide};
+use crate::domain::decide::{Decision, Rules, Tried, Verdict, decide};
 use crate::domain::format::{Rendering, render};
 use crate::domain::integrator::{Endpoint, SkipReason};
 use crate::domain::request::{self, Attempt};
@@ -55,8 +56,7 @@ async fn attempt(shared: &Shared, stake: Stake, endpoint: &Endpoint, body: Vec<u
     let parcel = stake.parcel();
     stake.begin();
     let started_at = clock::now();
-    let number = parcel.history.attempts.saturating_add(1);
-    let about = Attempt { number, received_at: parcel.history.received_at, now: started_at };
+    let about = Attempt::next([&parcel.history], started_at);
     let request_bytes = body.len();
     let request = request::compose(endpoint, &[&parcel.event], body, &about);
     let webhook_id = request.webhook_id.clone();
@@ -69,14 +69,14 @@ async fn attempt(shared: &Shared, stake: Stake, endpoint: &Endpoint, body: Vec<u
     drop(in_flight);
 
     let now = clock::now();
-    let history = parcel.history.attempted(&endpoint.id, started_at, &reply);
+    let tried = Tried { endpoint: &endpoint.id, started_at, members: NonZeroU16::MIN, reply: &reply };
     let rules = Rules { policy: &endpoint.policy.retry, ladder: &shared.config.ladder };
-    let verdict = decide(&history, &reply, rules, now, fastrand::f64());
+    let Decision { verdict, history } = decide(&parcel.history, &tried, rules, now, fastrand::f64());
     shared.telemetry.record(&Fact::Attempted {
         event: parcel.event_ref(),
         endpoint,
         webhook_id: &webhook_id,
-        attempt: number,
+        attempt: about.number,
         request_bytes,
         reply: &reply,
         verdict: &verdict,

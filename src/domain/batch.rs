@@ -1,0 +1,151 @@
+//! Which of those who wait share the next request, and how a request of several that fails is taken apart.
+//!
+//! A request of several is refused as a whole, and the one event that is the reason is not named. So each member is tried
+//! again in a request of at most half the size, until the guilty one stands alone: its limit travels with it. What speaks
+//! of the endpoint and not of the request is no reason to take anything apart.
+
+use std::num::NonZeroU16;
+
+use super::event::Event;
+use super::history::History;
+use super::policy::BatchLimits;
+use super::reply::{Failure, Outcome, Reply};
+use super::request::encoded_length;
+
+/// The longest list of ids in the header `callback-event-ids` of several events, in bytes. Servers refuse long headers: nginx
+/// a line of 8 KiB, Node 16 KiB in all; half of the smaller leaves room for what proxies add.
+pub const EVENT_IDS_LIMIT: usize = 4096;
+
+/// What counts of a delivery that waits in line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Waiting {
+    /// Bytes of the event as published.
+    pub bytes: usize,
+    /// Bytes of its id in the header `callback-event-ids`.
+    pub id_length: usize,
+    /// Most events that a request with this one may hold.
+    pub batch_limit: Option<NonZeroU16>,
+}
+
+impl Waiting {
+    /// What counts of this delivery.
+    #[must_use]
+    pub fn of(event: &Event, history: &History) -> Self {
+        Self { bytes: event.body_len(), id_length: encoded_length(&event.id), batch_limit: history.batch_limit }
+    }
+}
+
+/// Who shares the next request.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Share {
+    /// So many from the head of the line; 0 only when nobody waits.
+    pub count: usize,
+    /// Whether waiting for more would change anything.
+    pub fill: Fill,
+}
+
+/// Whether a request has room.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Fill {
+    /// Nobody can join any more, however long one waits.
+    Full,
+    /// Who comes next may join.
+    Open,
+}
+
+/// Takes from the head of the line as many as fit into one request, in order, and always the first.
+///
+/// Several never have more members than the endpoint or any of them allows, nor more bytes than the endpoint allows, nor a
+/// longer list of ids than [`EVENT_IDS_LIMIT`]. Nobody is overtaken: the first who does not fit ends the request, so a
+/// member that must stand alone does so, wherever it stands in line.
+#[must_use]
+pub fn share(line: impl IntoIterator<Item = Waiting>, limits: &BatchLimits) -> Share {
+    let most = usize::from(limits.max_events.get());
+    let mut taken = Taken { count: 0, most, bytes: 0, ids: 0 };
+    for next in line {
+        let with_next = taken.with(next);
+        if taken.count > 0 && !with_next.fits(limits) {
+            return Share { count: taken.count, fill: Fill::Full };
+        }
+        taken = with_next;
+        if taken.is_full(limits) {
+            return Share { count: taken.count, fill: Fill::Full };
+        }
+    }
+    Share { count: taken.count, fill: Fill::Open }
+}
+
+/// The members of a request, added up.
+#[derive(Clone, Copy)]
+struct Taken {
+    count: usize,
+    most: usize,
+    bytes: usize,
+    ids: usize,
+}
+
+impl Taken {
+    fn with(self, next: Waiting) -> Self {
+        let comma = usize::from(self.count > 0);
+        Self {
+            count: self.count + 1,
+            most: next.batch_limit.map_or(self.most, |limit| self.most.min(limit.get().into())),
+            bytes: self.bytes.saturating_add(next.bytes),
+            ids: self.ids.saturating_add(comma + next.id_length),
+        }
+    }
+
+    const fn fits(self, limits: &BatchLimits) -> bool {
+        self.count <= self.most && self.bytes <= limits.max_bytes && self.ids <= EVENT_IDS_LIMIT
+    }
+
+    /// Whether even the smallest event with the shortest id would not fit.
+    fn is_full(self, limits: &BatchLimits) -> bool {
+        !self.with(Waiting { bytes: 1, id_length: 1, batch_limit: None }).fits(limits)
+    }
+}
+
+/// Whether the reason for a failure may lie in one event of the request: in what it says, in how long it takes to be worked
+/// on, or in how much it adds to the whole.
+///
+/// In doubt yes. A wrong yes costs the members a few attempts of their own; a wrong no lets one event take its neighbours
+/// with it to the dead letters.
+#[must_use]
+pub const fn may_lie_in_one_member(reply: &Reply) -> bool {
+    match reply.outcome {
+        Outcome::Answered { status, .. } => status_may_lie_in_one_member(status),
+        // It has read the request and did not come to its end, which an event may have brought about.
+        Outcome::Incomplete { .. } => true,
+        Outcome::Failed(failure) => match failure {
+            // Nobody has seen the request.
+            Failure::Dns | Failure::Connect | Failure::Tls(_) | Failure::Blocked(_) => false,
+            // An event may stall the receiver, or they may be too many to be worked on in time; one may crash it, in the midst
+            // of an answer too.
+            Failure::Timeout | Failure::Disconnected | Failure::NotHttp | Failure::Other => true,
+        },
+    }
+}
+
+const fn status_may_lie_in_one_member(status: u16) -> bool {
+    match status {
+        // Told; or the endpoint has moved, for every event alike.
+        200..=399 => false,
+        // Our credentials, towards the endpoint or a proxy. A 403 is also how firewalls answer to what an event says, and a
+        // 404 how receivers answer to an event about something that they do not know: those two may.
+        401 | 407 | 511 => false,
+        // The method, the connection, the protocol.
+        405 | 421 | 426 | 505 => false,
+        // The endpoint wants no more at all, or no more for now.
+        410 | 429 => false,
+        // Refused as wrong (400, 422), too large (413), too slow in coming (408) or with too long a list of ids (431). All others
+        // beyond 500: an event may crash what answers, and a gateway then says 502, 503 or 504.
+        _ => true,
+    }
+}
+
+/// Most events that a request with a member of this failed one may hold: half as many, and never more than before.
+#[must_use]
+pub fn halved(members: NonZeroU16, before: Option<NonZeroU16>) -> NonZeroU16 {
+    let half = NonZeroU16::new(members.get().div_ceil(2)).unwrap_or(NonZeroU16::MIN);
+    before.map_or(half, |before| before.min(half))
+}
