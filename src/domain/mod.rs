@@ -14,6 +14,7 @@ pub mod integrator;
 pub mod ladder;
 pub mod lane;
 pub mod names;
+pub mod pace;
 pub mod policy;
 pub mod reply;
 pub mod request;
