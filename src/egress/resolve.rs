@@ -74,7 +74,7 @@ impl GuardedResolver {
         let task = tokio::spawn(async move {
             let found = ask_the_system(&name).await;
             this.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
-            found.map_err(|error| if is_our_own(&error) { NoAddress::Local } else { NoAddress::Unknown })
+            found.map_err(|error| why_not(&error))
         });
         let lookup = task.map(|ended| ended.unwrap_or(Err(NoAddress::Unknown))).boxed().shared();
         running.insert(key, lookup.clone());
@@ -84,6 +84,12 @@ impl GuardedResolver {
 
 async fn ask_the_system(name: &str) -> io::Result<Arc<[IpAddr]>> {
     Ok(tokio::net::lookup_host((name, 0)).await?.map(|address| address.ip()).collect())
+}
+
+/// Why a lookup failed. The system's resolver hides what it lacks itself behind answers of its own, so a socket is tried too.
+fn why_not(error: &io::Error) -> NoAddress {
+    let lacks = is_our_own(error) || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).is_err_and(|error| is_our_own(&error));
+    if lacks { NoAddress::Local } else { NoAddress::Unknown }
 }
 
 /// Leaves out the addresses that this machine has no way to, commonly those of IPv6, as long as others remain: when all
