@@ -2,15 +2,17 @@
 //! of the integrators comes into force.
 #![allow(clippy::unwrap_used, reason = "a test that cannot go on must fail")]
 
+use std::num::{NonZeroU16, NonZeroU32};
 use std::path::{Path, PathBuf};
 use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use callbackd::config::reload::watch_directory;
 use callbackd::config::{Config, Egress, Environment, PrivateNetworks, Problems, load, load_all, load_directory};
+use callbackd::domain::circuit::CircuitPolicy;
 use callbackd::domain::integrator::{Directory, Endpoint, Topics};
 use callbackd::domain::names::IntegratorKey;
-use callbackd::domain::policy::DeliveryPolicy;
+use callbackd::domain::policy::{BatchLimits, DeliveryPolicy, Rate};
 use callbackd::telemetry::Telemetry;
 use proptest::prelude::*;
 use tempfile::TempDir;
@@ -110,6 +112,9 @@ retention = "0s"
 [delivery]
 timeot = "15s"
 max_in_flight = 1001
+rate = "50"
+batch = { max_events = 0, max_wait = "61s", max_bytes = "17MiB", max_age = 1 }
+circuit = { consecutive = 0, failure_rate = 0, window = "100ms", initial_wait = "20m", max_wait = "2d" }
 retry = { initial = "7h", multiplier = 0.5, jitter = 2, max_attempts = 0, max_tries = 3 }
 [egress]
 allow_http = 1
@@ -143,6 +148,16 @@ fn everything_that_is_wrong_with_a_configuration_is_told_at_once() {
         r#"worker.stop_timeout: 25 is no duration; write for example "15s" (units: ms, s, m, h, d)"#,
         r#"dead.retention: "0s" is out of range; write "1s" to "365d""#,
         "delivery.max_in_flight: 1001 is out of range; write 1 to 1000",
+        r#"delivery.rate: "50" is no rate; write for example "50/s" (units: s, m, h)"#,
+        "delivery.batch.max_events: 0 is out of range; write 1 to 1000",
+        r#"delivery.batch.max_wait: "61s" is out of range; write "0s" to "1m""#,
+        r#"delivery.batch.max_bytes: "17MiB" is out of range; write "1B" to "16MiB""#,
+        "delivery.batch.max_age: unknown key; known here: max_events, max_wait, max_bytes",
+        "delivery.circuit.consecutive: 0 is out of range; write 1 to 10000",
+        "delivery.circuit.failure_rate: 0 is out of range; write 0.01 to 1",
+        r#"delivery.circuit.window: "100ms" is out of range; write "1s" to "1h""#,
+        r#"delivery.circuit.max_wait: "2d" is out of range; write "100ms" to "1d""#,
+        "delivery.circuit.initial_wait: is longer than max_wait",
         "delivery.retry.multiplier: 0.5 is out of range; write 1 to 100",
         "delivery.retry.jitter: 2 is out of range; write 0 to 1",
         "delivery.retry.max_attempts: 0 is out of range; write 1 to 100000",
@@ -333,6 +348,29 @@ url = "https://acme.example/"
     assert!(!format!("{directory:?}").contains("CANARY"));
 }
 
+#[test]
+fn an_endpoint_changes_single_keys_of_its_pace_its_batches_and_its_circuit() {
+    let folder = Folder::new();
+    let per_second = |requests| Rate { requests: NonZeroU32::new(requests).unwrap(), per: Duration::from_secs(1) };
+    let delivery = "[delivery]\nrate = '50/s'\nbatch = { max_events = 10 }\ncircuit = { consecutive = 3, initial_wait = '1s' }\n";
+    let config = folder.config(&format!("{LEAST}{delivery}"), &[("CALLBACKD__DELIVERY__CIRCUIT__WINDOW", "30s")]).unwrap();
+    let defaults = DeliveryPolicy::default();
+    assert_eq!(config.delivery.rate, Some(per_second(50)));
+    assert_eq!(config.delivery.batch, BatchLimits { max_events: NonZeroU16::new(10).unwrap(), ..defaults.batch });
+    assert_eq!((config.delivery.circuit.consecutive.get(), config.delivery.circuit.window), (3, Duration::from_secs(30)));
+
+    let endpoints_text = "[[integrator.endpoint]]\nid = 'one'\nurl = 'https://a.example/'\nrate = '600/m'\nbatch = { max_wait = '20ms' }\n\
+        circuit = { max_wait = '1m' }\n[[integrator.endpoint]]\nid = 'two'\nurl = 'https://a.example/'\n";
+    let path = folder.write("integrators.toml", &format!("[[integrator]]\nkey = 'a'\n{endpoints_text}"));
+    let directory = load_directory(&path, None, &config.delivery, &public(), &Environment::default()).unwrap();
+    let [one, two] = endpoints(&directory, "a") else { panic!("{directory:?}") };
+    assert_eq!(two.policy, config.delivery);
+    assert_eq!(one.policy.rate, Some(Rate { requests: NonZeroU32::new(600).unwrap(), per: Duration::from_secs(60) }));
+    assert_eq!(one.policy.batch, BatchLimits { max_wait: Duration::from_millis(20), ..config.delivery.batch });
+    assert_eq!(one.policy.circuit, CircuitPolicy { max_wait: Duration::from_secs(60), ..config.delivery.circuit });
+    assert_eq!(one.policy.retry, defaults.retry);
+}
+
 /// Everything that can be wrong with an endpoint, with secrets wherever they may be written.
 const BAD_INTEGRATORS: &str = r#"
 [[integrator]]
@@ -505,7 +543,7 @@ fn toml_value() -> impl Strategy<Value = String> {
 fn toml_key() -> impl Strategy<Value = String> {
     const KEYS: &str = "broker url prefix names route dead declare heartbeat timeout publish_channels source name exchange queue binding \
         prefetch wait shortest longest worker max_body retention delivery max_in_flight retry initial multiplier max_delay jitter \
-        max_attempts egress allow_http allow_private_networks admin listen integrators file log format level integrator key endpoint id \
+        max_attempts rate batch max_events max_wait max_bytes circuit consecutive failure_rate window initial_wait egress allow_http allow_private_networks admin listen integrators file log format level integrator key endpoint id \
         topics signing_secrets headers env x-acme";
     let keys: Vec<&str> = KEYS.split_whitespace().collect();
     prop_oneof![9 => prop::sample::select(keys).prop_map(str::to_owned), 1 => "\"[ -!#-\\[\\]-~]{0,70}\""]

@@ -4,6 +4,8 @@
 
 #[path = "egress/answers.rs"]
 mod answers;
+#[path = "egress/own_faults.rs"]
+mod own_faults;
 
 use std::net::SocketAddr;
 use std::sync::Arc;

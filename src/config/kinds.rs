@@ -1,13 +1,15 @@
 //! The kinds of single values: each a function that makes one from TOML or says what is wrong.
 
 use std::fmt::Display;
+use std::num::NonZeroU32;
 use std::ops::RangeInclusive;
 use std::time::Duration;
 
 use toml::Value;
 
 use super::problems::quoted;
-use super::units::{parse_duration, parse_size, show_duration, show_size};
+use super::units::{parse_duration, parse_rate, parse_size, show_duration, show_size};
+use crate::domain::policy::Rate;
 
 /// Why a value is none of the kind that is wanted.
 #[derive(Debug, Clone, PartialEq, Eq)]
@@ -90,6 +92,20 @@ pub(super) fn duration(range: RangeInclusive<Duration>) -> impl Fn(&Value) -> Re
         }
         let (least, most) = (show_duration(*range.start()), show_duration(*range.end()));
         Err(Fault::content(format!(r#"{} is out of range; write "{least}" to "{most}""#, quoted(text))))
+    }
+}
+
+/// So many requests in a unit of time, within a range for each unit.
+pub(super) fn rate(range: RangeInclusive<u32>) -> impl Fn(&Value) -> Result<Rate, Fault> {
+    move |value| {
+        let hint = r#"write for example "50/s" (units: s, m, h)"#;
+        let Some(text) = value.as_str() else {
+            return Err(Fault::Kind(format!("{} is no rate; {hint}", described(value))));
+        };
+        let (number, per) = parse_rate(text).ok_or_else(|| Fault::content(format!("{} is no rate; {hint}", quoted(text))))?;
+        let requests = u32::try_from(number).ok().filter(|number| range.contains(number)).and_then(NonZeroU32::new);
+        let fault = || Fault::content(format!("{} is out of range; write {} to {} for a unit", quoted(text), range.start(), range.end()));
+        Ok(Rate { requests: requests.ok_or_else(fault)?, per })
     }
 }
 
@@ -179,6 +195,18 @@ mod tests {
         assert_eq!(fault(timeout(&Value::from("15"))), r#""15" is no duration; write for example "15s" (units: ms, s, m, h, d)"#);
         assert_eq!(fault(timeout(&Value::Integer(15))), r#"15 is no duration; write for example "15s" (units: ms, s, m, h, d)"#);
         assert_eq!(fault(timeout(&Value::from("3m"))), r#""3m" is out of range; write "100ms" to "2m""#);
+    }
+
+    #[test]
+    fn a_rate_is_so_many_in_a_unit_of_time() {
+        let rate = rate(1..=100_000);
+        let minute = Rate { requests: NonZeroU32::new(600).unwrap(), per: Duration::from_secs(60) };
+        assert_eq!(rate(&Value::from("600/m")), Ok(minute));
+        assert_eq!(fault(rate(&Value::from("50"))), r#""50" is no rate; write for example "50/s" (units: s, m, h)"#);
+        assert_eq!(fault(rate(&Value::Integer(50))), r#"50 is no rate; write for example "50/s" (units: s, m, h)"#);
+        for out in ["0/s", "100001/h"] {
+            assert_eq!(fault(rate(&Value::from(out))), format!("{out:?} is out of range; write 1 to 100000 for a unit"));
+        }
     }
 
     #[test]

@@ -234,6 +234,8 @@ mod tests {
         let mut defaults = load_with(&least, &environment).unwrap();
         // What differs: optional keys that have to be shown, and the folder.
         defaults.delivery.retry.max_attempts = Some(1000);
+        defaults.delivery.rate = shown.delivery.rate;
+        assert!(shown.delivery.rate.is_some());
         defaults.secrets_dir.clone_from(&shown.secrets_dir);
         assert_eq!(shown.secrets_dir, Some(example("secrets/integrators")));
         assert_eq!(defaults.integrators_file, folder.path().join("integrators.toml"));

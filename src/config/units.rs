@@ -5,6 +5,9 @@ use std::time::Duration;
 /// Units of time, longest first, in milliseconds.
 const TIMES: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
+/// Units of time that a rate may have.
+const RATE_UNITS: [&str; 3] = ["s", "m", "h"];
+
 /// Units of size, largest first, in bytes.
 const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 << 10), ("B", 1)];
 
@@ -27,6 +30,15 @@ pub(super) fn show_duration(duration: Duration) -> String {
 /// A size as it is written in the configuration.
 pub(super) fn show_size(bytes: u64) -> String {
     show(bytes, &SIZES, "0B")
+}
+
+/// Reads a whole number, a slash and a unit of time: so many in one such unit. `None` when it is none.
+pub(super) fn parse_rate(text: &str) -> Option<(u64, Duration)> {
+    let (number, unit) = text.split_once('/')?;
+    let (_, millis) = TIMES.iter().find(|(name, _)| *name == unit && RATE_UNITS.contains(name))?;
+    let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());
+    // More digits than fit are still more than any limit.
+    is_number.then(|| (number.parse().unwrap_or(u64::MAX), Duration::from_millis(*millis)))
 }
 
 fn parse(text: &str, units: &[(&str, u64)]) -> Option<u64> {
@@ -57,6 +69,16 @@ mod tests {
         }
         assert_eq!(parse_size("16MiB"), Some(16 << 20));
         assert_eq!(parse_size("16MB"), None);
+    }
+
+    #[test]
+    fn a_rate_is_a_whole_number_for_a_unit_of_time() {
+        for (text, number, seconds) in [("50/s", 50, 1), ("600/m", 600, 60), ("0/h", 0, 3600), ("99999999999999999999/s", u64::MAX, 1)] {
+            assert_eq!(parse_rate(text), Some((number, Duration::from_secs(seconds))), "{text}");
+        }
+        for text in ["", "50", "/s", "50/", "50/ms", "50/d", "50/2s", "50 /s", "50/s ", "+5/s", "-5/s", "0.5/s", "5/S", "5/s/s", "١/s"] {
+            assert_eq!(parse_rate(text), None, "{text}");
+        }
     }
 
     #[test]

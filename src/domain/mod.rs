@@ -15,6 +15,7 @@ pub mod integrator;
 pub mod ladder;
 pub mod lane;
 pub mod names;
+pub mod pace;
 pub mod park;
 pub mod policy;
 pub mod reply;

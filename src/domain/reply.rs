@@ -53,6 +53,8 @@ pub enum Failure {
     Disconnected,
     /// What came back is not HTTP.
     NotHttp,
+    /// This machine itself cannot make the connection: it lacks files, memory, ports, a network or the permission.
+    Local,
     /// Anything else between here and there.
     Other,
 }
@@ -69,6 +71,7 @@ impl Failure {
             Self::Blocked(_) => "blocked",
             Self::Disconnected => "disconnected",
             Self::NotHttp => "not_http",
+            Self::Local => "local",
             Self::Other => "other",
         }
     }
@@ -79,6 +82,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Tls(fault) => write!(f, "tls: {fault}"),
             Self::Blocked(forbidden) => write!(f, "blocked: {forbidden}"),
+            Self::Local => f.write_str("local: this machine cannot make the connection"),
             other => f.write_str(other.as_str()),
         }
     }
@@ -130,6 +134,17 @@ pub enum RetryAfter {
     At(Timestamp),
 }
 
+/// What a reply says about its endpoint as a whole, whatever it says about the event.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum Charge {
+    /// It takes requests, even if not this one.
+    Works,
+    /// It would most likely fail the next one too.
+    Fails,
+    /// Nothing: the fault is our own, or that of something in between.
+    Unknown,
+}
+
 impl RetryAfter {
     /// Reads the header's value: seconds, or an HTTP date in any of the three forms of RFC 9110; of a list, which is what
     /// several headers become on their way, the first that can be read. Anything else, negative numbers and fractions
@@ -174,6 +189,38 @@ impl Reply {
         match self.outcome {
             Outcome::Answered { status, .. } | Outcome::Incomplete { status, .. } => Some(status),
             Outcome::Failed(_) => None,
+        }
+    }
+
+    /// What this says about the endpoint as a whole. One decision for its circuit, apart from what becomes of the event.
+    #[must_use]
+    pub const fn charge(&self) -> Charge {
+        match self.outcome {
+            Outcome::Answered { status, .. } => match status {
+                200..=299 => Charge::Works,
+                // What is wrong with this one request: its content (400, 422), that the event is known already (409), its size
+                // (413, 431, of which the headers grow with the event's ids). Others may be taken.
+                400 | 409 | 413 | 422 | 431 => Charge::Works,
+                // Its answer is the one that it means; the pause that follows is not the circuit's business.
+                410 => Charge::Works,
+                // Both come from a proxy on the way, which wants to know who we are.
+                407 | 511 => Charge::Unknown,
+                // All else would be said of the next request too: moved (3xx), not let in (401, 402, 403), not there or not for
+                // this kind of request (404, 405, 406, 415), too much at one time (408, 425, 429), broken (5xx).
+                _ => Charge::Fails,
+            },
+            Outcome::Incomplete { failure, .. } | Outcome::Failed(failure) => match failure {
+                // Whoever hangs, breaks off, speaks something else or cannot be found would do so with the next request.
+                Failure::Timeout
+                | Failure::Dns
+                | Failure::Connect
+                | Failure::Tls(_)
+                | Failure::Disconnected
+                | Failure::NotHttp
+                | Failure::Other => Charge::Fails,
+                // Our rules and our machine are no fault of the endpoint's.
+                Failure::Blocked(_) | Failure::Local => Charge::Unknown,
+            },
         }
     }
 
@@ -224,6 +271,21 @@ mod tests {
         for (status, success) in [(199, false), (200, true), (299, true), (300, false)] {
             let answered = reply(Outcome::Answered { status, retry_after: None });
             assert_eq!((answered.is_success(), answered.class() == "2xx", answered.error().is_none()), (success, success, success));
+        }
+    }
+
+    #[test]
+    fn a_reply_is_charged_to_the_endpoint_unless_it_speaks_of_one_event_or_the_fault_is_not_its_own() {
+        let charge = |outcome| Reply { outcome, took: Duration::ZERO }.charge();
+        let of = |expected| (0..=999).filter(move |status| charge(Outcome::Answered { status: *status, retry_after: None }) == expected);
+        assert_eq!(of(Charge::Works).collect::<Vec<u16>>(), (200..=299).chain([400, 409, 410, 413, 422, 431]).collect::<Vec<u16>>());
+        assert_eq!(of(Charge::Unknown).collect::<Vec<u16>>(), [407, 511]);
+        for failure in [Failure::Blocked(Forbidden::Address), Failure::Local] {
+            assert_eq!(charge(Outcome::Failed(failure)), Charge::Unknown, "{failure}");
+        }
+        for failure in [Failure::Timeout, Failure::Dns, Failure::Connect, Failure::Tls(TlsFault::Expired), Failure::Disconnected] {
+            assert_eq!(charge(Outcome::Failed(failure)), Charge::Fails, "{failure}");
+            assert_eq!(charge(Outcome::Incomplete { status: 200, failure }), Charge::Fails, "{failure}");
         }
     }
 

@@ -19,14 +19,19 @@ pub(super) fn classify(error: &reqwest::Error) -> Failure {
         return match no_address {
             NoAddress::Forbidden(forbidden) => Failure::Blocked(*forbidden),
             NoAddress::Unknown | NoAddress::TooSlow => Failure::Dns,
+            NoAddress::Local => Failure::Local,
         };
     }
     if let Some(tls) = causes.find::<rustls::Error>() {
         return Failure::Tls(tls_fault(tls));
     }
-    let io = causes.root_io();
+    let io = causes.root_io().map(io::Error::kind);
     if error.is_connect() {
-        return if io.is_some_and(ends_a_connection) { Failure::Tls(TlsFault::Other) } else { Failure::Connect };
+        return match causes.root_io() {
+            Some(io) if is_our_own(io) => Failure::Local,
+            Some(io) if ends_a_connection(io.kind()) => Failure::Tls(TlsFault::Other),
+            _ => Failure::Connect,
+        };
     }
     match causes.find::<hyper::Error>() {
         Some(http) if http.is_parse() => Failure::NotHttp,
@@ -55,7 +60,20 @@ fn tls_fault(error: &rustls::Error) -> TlsFault {
 
 /// Whether the connection was closed without the farewell that TLS asks for.
 pub(super) fn ends_early(error: &reqwest::Error) -> bool {
-    Causes::of(error).root_io() == Some(io::ErrorKind::UnexpectedEof)
+    Causes::of(error).root_io().is_some_and(|io| io.kind() == io::ErrorKind::UnexpectedEof)
+}
+
+/// Whether the system could not even try to make a connection, for want of open files, memory, ports, a network, its kind of
+/// address or the permission (a firewall of this machine). A host that cannot be reached is none of these: routers say so.
+pub(super) fn is_our_own(error: &io::Error) -> bool {
+    error.raw_os_error().is_some_and(|code| {
+        matches!(code, libc::EMFILE | libc::ENFILE | libc::ENOBUFS | libc::ENOMEM | libc::EPERM | libc::EACCES) || has_no_route(error)
+    })
+}
+
+/// Whether the system knows of no way to an address.
+pub(super) fn has_no_route(error: &io::Error) -> bool {
+    error.raw_os_error().is_some_and(|code| matches!(code, libc::ENETUNREACH | libc::ENETDOWN | libc::EADDRNOTAVAIL | libc::EAFNOSUPPORT))
 }
 
 /// What can only happen to a connection that is made already; while connecting, that is its TLS handshake.
@@ -88,12 +106,29 @@ impl<'a> Causes<'a> {
         Self(causes)
     }
 
-    /// The kind of the innermost `io::Error`; those around it are `Other`.
-    fn root_io(&self) -> Option<io::ErrorKind> {
-        self.0.iter().rev().find_map(|error| error.downcast_ref::<io::Error>()).map(io::Error::kind)
+    /// The innermost `io::Error`; those around it are of the kind `Other`.
+    fn root_io(&self) -> Option<&'a io::Error> {
+        self.0.iter().rev().find_map(|error| error.downcast_ref::<io::Error>())
     }
 
     fn find<E: Error + 'static>(&self) -> Option<&'a E> {
         self.0.iter().find_map(|error| error.downcast_ref::<E>())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn what_this_machine_lacks_is_its_own_fault_and_what_the_network_says_is_not() {
+        for code in [libc::EMFILE, libc::ENFILE, libc::ENOBUFS, libc::ENOMEM, libc::EADDRNOTAVAIL, libc::ENETUNREACH, libc::ENETDOWN] {
+            assert!(is_our_own(&io::Error::from_raw_os_error(code)), "{}", io::Error::from_raw_os_error(code));
+        }
+        for code in [libc::ECONNREFUSED, libc::ECONNRESET, libc::EHOSTUNREACH, libc::EHOSTDOWN, libc::ETIMEDOUT, libc::EPIPE] {
+            assert!(!is_our_own(&io::Error::from_raw_os_error(code)), "{}", io::Error::from_raw_os_error(code));
+        }
+        // Not from the system: only its own codes count.
+        assert!(!is_our_own(&io::ErrorKind::NetworkUnreachable.into()));
     }
 }

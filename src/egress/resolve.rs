@@ -3,7 +3,7 @@
 
 use std::collections::HashMap;
 use std::io;
-use std::net::{IpAddr, SocketAddr};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr, UdpSocket};
 use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
@@ -11,6 +11,7 @@ use futures_util::FutureExt as _;
 use futures_util::future::{BoxFuture, Shared};
 use reqwest::dns::{Addrs, Name, Resolve, Resolving};
 
+use super::failure::{has_no_route, is_our_own};
 use super::guard::Guard;
 use crate::domain::reply::Forbidden;
 
@@ -26,6 +27,9 @@ pub(super) enum NoAddress {
     /// The lookup took too long.
     #[error("resolving the name took too long")]
     TooSlow,
+    /// This machine cannot ask: it has no open files or no memory left.
+    #[error("this machine cannot resolve names")]
+    Local,
     /// At least one of the addresses must not be dialled, so none is: a name that mixes public and inner addresses is
     /// no endpoint.
     #[error(transparent)]
@@ -55,7 +59,7 @@ impl GuardedResolver {
         }
         found.iter().try_for_each(|address| self.guard.judge(*address))?;
         // Port 0 stands for the URL's port; any other would be dialled where the URL names none.
-        Ok(found.iter().map(|address| SocketAddr::new(*address, 0)).collect())
+        Ok(with_a_way(&found).into_iter().map(|address| SocketAddr::new(address, 0)).collect())
     }
 
     /// Joins the running lookup of a name, or starts one.
@@ -70,7 +74,7 @@ impl GuardedResolver {
         let task = tokio::spawn(async move {
             let found = ask_the_system(&name).await;
             this.running.lock().unwrap_or_else(PoisonError::into_inner).remove(&name);
-            found.map_err(|_| NoAddress::Unknown)
+            found.map_err(|error| why_not(&error))
         });
         let lookup = task.map(|ended| ended.unwrap_or(Err(NoAddress::Unknown))).boxed().shared();
         running.insert(key, lookup.clone());
@@ -80,6 +84,30 @@ impl GuardedResolver {
 
 async fn ask_the_system(name: &str) -> io::Result<Arc<[IpAddr]>> {
     Ok(tokio::net::lookup_host((name, 0)).await?.map(|address| address.ip()).collect())
+}
+
+/// Why a lookup failed. The system's resolver hides what it lacks itself behind answers of its own, so a socket is tried too.
+fn why_not(error: &io::Error) -> NoAddress {
+    let lacks = is_our_own(error) || UdpSocket::bind((Ipv4Addr::LOCALHOST, 0)).is_err_and(|error| is_our_own(&error));
+    if lacks { NoAddress::Local } else { NoAddress::Unknown }
+}
+
+/// Leaves out the addresses that this machine has no way to, commonly those of IPv6, as long as others remain: when all
+/// fail, the client tells of the one that was dialled last, and a host that refuses would look like a fault of our own.
+fn with_a_way(found: &[IpAddr]) -> Vec<IpAddr> {
+    if found.iter().all(IpAddr::is_ipv4) {
+        return found.to_vec();
+    }
+    let reachable: Vec<IpAddr> = found.iter().copied().filter(|address| has_a_way(*address)).collect();
+    if reachable.is_empty() { found.to_vec() } else { reachable }
+}
+
+/// Whether the system knows a way to an address; nothing is sent. Where it cannot say, dialling will tell.
+fn has_a_way(address: IpAddr) -> bool {
+    // UDP connects by looking up the route. Any port will do.
+    const DISCARD: u16 = 9;
+    let any: IpAddr = if address.is_ipv4() { Ipv4Addr::UNSPECIFIED.into() } else { Ipv6Addr::UNSPECIFIED.into() };
+    UdpSocket::bind((any, 0)).and_then(|socket| socket.connect((address, DISCARD))).err().is_none_or(|error| !has_no_route(&error))
 }
 
 impl Resolve for GuardedResolver {
@@ -113,6 +141,17 @@ mod tests {
         let found = resolver(PrivateNetworks::Denied).vetted("does-not-exist.invalid".into()).await;
         // Where the machine has no name server, the answer may be long in coming.
         assert!(matches!(found, Err(NoAddress::Unknown | NoAddress::TooSlow)), "{found:?}");
+    }
+
+    #[test]
+    fn an_address_without_a_way_is_left_out_while_others_remain() {
+        let loopback: IpAddr = Ipv4Addr::LOCALHOST.into();
+        assert!(has_a_way(loopback));
+        // Reserved for documentation: there is no way to it unless this machine has a default route for IPv6.
+        let documentation: IpAddr = "2001:db8::1".parse().unwrap();
+        let expected = if has_a_way(documentation) { vec![loopback, documentation] } else { vec![loopback] };
+        assert_eq!(with_a_way(&[loopback, documentation]), expected);
+        assert_eq!(with_a_way(&[documentation]), [documentation], "dialling it says what is wrong");
     }
 
     #[tokio::test]

@@ -86,6 +86,15 @@ impl Scene {
         telemetry.record(&Fact::EndpointPaused { endpoint: &self.endpoint, until: clock::now().plus(time) });
     }
 
+    /// Ends with an open circuit, which has a next probe to show.
+    fn left_alone(&self, telemetry: &Telemetry) {
+        self.paused(telemetry, Duration::from_secs(60));
+        telemetry.record(&Fact::EndpointResumed { endpoint: &self.endpoint, cause: ResumeCause::ConfigurationChanged });
+        telemetry.record(&Fact::CircuitProbing { endpoint: &self.endpoint });
+        telemetry.record(&Fact::CircuitClosed { endpoint: &self.endpoint, open_for: Duration::from_secs(7) });
+        self.opened(telemetry, TripCause::Consecutive);
+    }
+
     /// Records each kind of fact once; returns the message of each line in order.
     fn record_everything(&self, telemetry: &Telemetry) -> Vec<&'static str> {
         let event = self.event();
@@ -106,11 +115,7 @@ impl Scene {
         self.waits(telemetry, WaitCause::Configuration);
         self.attempt(telemetry, Outcome::Answered { status: 200, retry_after: None }, Verdict::Delivered);
         self.dead_letter(telemetry, DeadReason::Gone);
-        self.paused(telemetry, Duration::from_secs(60));
-        telemetry.record(&Fact::EndpointResumed { endpoint: &self.endpoint, cause: ResumeCause::ConfigurationChanged });
-        telemetry.record(&Fact::CircuitProbing { endpoint: &self.endpoint });
-        telemetry.record(&Fact::CircuitClosed { endpoint: &self.endpoint, open_for: Duration::from_secs(7) });
-        self.opened(telemetry, TripCause::Consecutive);
+        self.left_alone(telemetry);
         telemetry.record(&Fact::Rejected {
             source: &self.source,
             event: Some(event),
@@ -465,7 +470,8 @@ fn failures() -> impl Iterator<Item = Failure> {
         Failure::Tls(_) => Some(Failure::Blocked(Forbidden::Url)),
         Failure::Blocked(_) => Some(Failure::Disconnected),
         Failure::Disconnected => Some(Failure::NotHttp),
-        Failure::NotHttp => Some(Failure::Other),
+        Failure::NotHttp => Some(Failure::Local),
+        Failure::Local => Some(Failure::Other),
         Failure::Other => None,
     })
 }

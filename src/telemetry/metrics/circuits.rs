@@ -109,8 +109,9 @@ impl Circuits {
         let now = clock::now();
         match *fact {
             Fact::CircuitOpened { endpoint, cause, next_probe_at, .. } => {
-                // After a probe that failed it stays as open as it was.
-                self.change(endpoint, cause != TripCause::Probe, |standing| standing.turn(Stage::Open { next_probe_at }, now));
+                // After a probe it stays as open as it was.
+                let opens = !matches!(cause, TripCause::Probe | TripCause::ProbeLost);
+                self.change(endpoint, opens, |standing| standing.turn(Stage::Open { next_probe_at }, now));
             }
             Fact::CircuitProbing { endpoint } => self.change(endpoint, false, |standing| standing.turn(Stage::Probing, now)),
             Fact::CircuitClosed { endpoint, .. } => self.change(endpoint, false, |standing| standing.turn(Stage::Closed, now)),

@@ -23,8 +23,22 @@ const LATENCY: [f64; 20] = [
 ];
 
 /// What [`crate::domain::reply::Reply::class`] can say; a test holds the two together.
-pub(in crate::telemetry) const CLASSES: [&str; 13] =
-    ["2xx", "3xx", "4xx", "5xx", "other_status", "timeout", "dns", "connect", "tls", "blocked", "disconnected", "not_http", "other"];
+pub(in crate::telemetry) const CLASSES: [&str; 14] = [
+    "2xx",
+    "3xx",
+    "4xx",
+    "5xx",
+    "other_status",
+    "timeout",
+    "dns",
+    "connect",
+    "tls",
+    "blocked",
+    "disconnected",
+    "not_http",
+    "local",
+    "other",
+];
 
 /// The place of `other_status` in [`CLASSES`].
 pub(in crate::telemetry) const OTHER_STATUS: usize = 4;
