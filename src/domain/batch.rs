@@ -149,3 +149,87 @@ pub fn halved(members: NonZeroU16, before: Option<NonZeroU16>) -> NonZeroU16 {
     let half = NonZeroU16::new(members.get().div_ceil(2)).unwrap_or(NonZeroU16::MIN);
     before.map_or(half, |before| before.min(half))
 }
+
+#[cfg(test)]
+mod tests {
+    use std::time::Duration;
+
+    use super::*;
+
+    fn limits(max_events: u16, max_bytes: usize) -> BatchLimits {
+        BatchLimits { max_events: NonZeroU16::new(max_events).unwrap(), max_bytes, ..BatchLimits::default() }
+    }
+
+    fn waiting(bytes: usize, batch_limit: u16) -> Waiting {
+        Waiting { bytes, id_length: 10, batch_limit: NonZeroU16::new(batch_limit) }
+    }
+
+    fn shared(line: &[Waiting], limits: &BatchLimits) -> (usize, Fill) {
+        let Share { count, fill } = share(line.iter().copied(), limits);
+        (count, fill)
+    }
+
+    #[test]
+    fn takes_what_waits_up_to_each_limit() {
+        let ten = limits(10, 1000);
+        assert_eq!(shared(&[], &ten), (0, Fill::Open));
+        assert_eq!(shared(&[waiting(100, 0); 3], &ten), (3, Fill::Open));
+        assert_eq!(shared(&[waiting(10, 0); 10], &ten), (10, Fill::Full));
+        assert_eq!(shared(&[waiting(10, 0); 11], &ten), (10, Fill::Full));
+        assert_eq!(shared(&[waiting(300, 0); 4], &ten), (3, Fill::Full), "a fourth would be too much");
+        assert_eq!(shared(&[waiting(500, 0); 2], &ten), (2, Fill::Full), "not a byte is left");
+        assert_eq!(shared(&[waiting(100, 0)], &limits(1, 1000)), (1, Fill::Full));
+    }
+
+    #[test]
+    fn what_is_too_large_for_company_goes_alone() {
+        let ten = limits(10, 1000);
+        assert_eq!(shared(&[waiting(5000, 0), waiting(1, 0)], &ten), (1, Fill::Full));
+        assert_eq!(shared(&[waiting(1, 0), waiting(5000, 0), waiting(1, 0)], &ten), (1, Fill::Full));
+        let long = Waiting { id_length: 3 * EVENT_IDS_LIMIT, ..waiting(1, 0) };
+        assert_eq!(shared(&[long, waiting(1, 0)], &ten), (1, Fill::Full));
+        let quarter = Waiting { id_length: EVENT_IDS_LIMIT / 4, ..waiting(1, 0) };
+        assert_eq!(shared(&[quarter; 5], &ten), (3, Fill::Full), "with the commas, four are too long");
+    }
+
+    #[test]
+    fn who_must_stand_alone_does_so_wherever_it_stands() {
+        let ten = limits(10, 1000);
+        assert_eq!(shared(&[waiting(1, 1)], &ten), (1, Fill::Full));
+        assert_eq!(shared(&[waiting(1, 1), waiting(1, 0)], &ten), (1, Fill::Full));
+        assert_eq!(shared(&[waiting(1, 0), waiting(1, 0), waiting(1, 1), waiting(1, 0)], &ten), (2, Fill::Full));
+        assert_eq!(shared(&[waiting(1, 0), waiting(1, 3), waiting(1, 0), waiting(1, 0)], &ten), (3, Fill::Full));
+        assert_eq!(shared(&[waiting(1, 0), waiting(1, 0), waiting(1, 0), waiting(1, 3)], &ten), (3, Fill::Full));
+        assert_eq!(shared(&[waiting(1, 0), waiting(1, 3)], &ten), (2, Fill::Open));
+    }
+
+    #[test]
+    fn halves_until_one_stands_alone_and_never_grows() {
+        let mut members = NonZeroU16::new(1000).unwrap();
+        let mut sizes = Vec::new();
+        while members.get() > 1 {
+            members = halved(members, Some(members));
+            sizes.push(members.get());
+        }
+        assert_eq!(sizes, [500, 250, 125, 63, 32, 16, 8, 4, 2, 1]);
+        assert_eq!(halved(NonZeroU16::MAX, NonZeroU16::new(3)).get(), 3);
+        assert_eq!(halved(NonZeroU16::MIN, None).get(), 1);
+    }
+
+    #[test]
+    fn what_speaks_of_the_endpoint_takes_nothing_apart() {
+        let answered = |status| Reply { outcome: Outcome::Answered { status, retry_after: None }, took: Duration::ZERO };
+        let of_the_endpoint: Vec<u16> = (0..1000).filter(|status| !may_lie_in_one_member(&answered(*status))).collect();
+        let expected: Vec<u16> = (200..400).chain([401, 405, 407, 410, 421, 426, 429, 505, 511]).collect();
+        assert_eq!(of_the_endpoint, expected);
+        let failed = |failure| Reply { outcome: Outcome::Failed(failure), took: Duration::ZERO };
+        for failure in [Failure::Timeout, Failure::Disconnected, Failure::NotHttp, Failure::Other] {
+            assert!(may_lie_in_one_member(&failed(failure)), "{failure}");
+            let incomplete = Reply { outcome: Outcome::Incomplete { status: 200, failure }, took: Duration::ZERO };
+            assert!(may_lie_in_one_member(&incomplete), "{failure}");
+        }
+        for failure in [Failure::Dns, Failure::Connect] {
+            assert!(!may_lie_in_one_member(&failed(failure)), "{failure}");
+        }
+    }
+}
