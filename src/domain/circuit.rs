@@ -23,6 +23,29 @@ impl CircuitPolicy {
     pub const LEAST_ATTEMPTS: u32 = 20;
 }
 
+/// What opened a circuit. A closed set: it stands in logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum TripCause {
+    /// So many failures in a row.
+    Consecutive,
+    /// So large a share of failures among the attempts of the window.
+    FailureRate,
+    /// The circuit was open, and its probe failed.
+    Probe,
+}
+
+impl TripCause {
+    /// The name in logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Consecutive => "consecutive",
+            Self::FailureRate => "failure_rate",
+            Self::Probe => "probe",
+        }
+    }
+}
+
 impl Default for CircuitPolicy {
     /// 10 in a row or half of those of a minute; 5 s doubling to 15 min.
     fn default() -> Self {

@@ -5,11 +5,13 @@
 
 use std::time::Duration;
 
+use crate::domain::circuit::TripCause;
 use crate::domain::dead::{DeadReason, RejectReason};
 use crate::domain::decide::{Verdict, Wait};
 use crate::domain::integrator::{Endpoint, SkipReason};
 use crate::domain::names::{EndpointId, EventId, IntegratorKey, SourceName, Topic};
 use crate::domain::reply::Reply;
+use crate::domain::time::Timestamp;
 
 /// Something that happened.
 #[derive(Debug)]
@@ -130,6 +132,45 @@ pub enum Fact<'a> {
         /// From AMQP `timestamp` (whole seconds), or first receipt where there is none, to a delivery; only on delivery.
         latency: Option<Duration>,
     },
+    /// An endpoint keeps failing: it is left alone, and its events wait. Again after each probe that fails.
+    CircuitOpened {
+        /// The endpoint.
+        endpoint: &'a Endpoint,
+        /// Why.
+        cause: TripCause,
+        /// Failures in a row, or within the window where their rate is the cause.
+        failures: u32,
+        /// How long it is left alone.
+        wait: Duration,
+        /// When it is tried again.
+        next_probe_at: Timestamp,
+    },
+    /// One request goes to an endpoint that has been left alone, to see whether it is back.
+    CircuitProbing {
+        /// The endpoint.
+        endpoint: &'a Endpoint,
+    },
+    /// An endpoint works again.
+    CircuitClosed {
+        /// The endpoint.
+        endpoint: &'a Endpoint,
+        /// How long it has not been told of anything, all probes included.
+        open_for: Duration,
+    },
+    /// An endpoint answered 410, that it is gone: its further events wait, until its configuration changes or the time is over.
+    EndpointPaused {
+        /// The endpoint.
+        endpoint: &'a Endpoint,
+        /// Until then, if its configuration stays as it is.
+        until: Timestamp,
+    },
+    /// An endpoint that answered 410 is told again.
+    EndpointResumed {
+        /// The endpoint.
+        endpoint: &'a Endpoint,
+        /// Why.
+        cause: ResumeCause,
+    },
     /// A delivery was given up and is among the dead letters (confirmed).
     DeadLettered {
         /// The event.
@@ -198,13 +239,17 @@ pub enum WaitCause {
     HoldUntil,
     /// Nobody by the event's integrator or endpoint is configured.
     Configuration,
-    /// It waited too long for its endpoint's turn, and makes room.
+    /// Its endpoint's lane is full, and it makes room.
     Parked,
+    /// Its endpoint's circuit is open.
+    Circuit,
+    /// Its endpoint answered 410 and is not told for now.
+    Paused,
 }
 
 impl WaitCause {
     /// Every cause, for metrics that start at zero.
-    pub const ALL: [Self; 4] = [Self::Retry, Self::HoldUntil, Self::Configuration, Self::Parked];
+    pub const ALL: [Self; 6] = [Self::Retry, Self::HoldUntil, Self::Configuration, Self::Parked, Self::Circuit, Self::Paused];
 
     /// The name in logs and metrics.
     #[must_use]
@@ -214,6 +259,28 @@ impl WaitCause {
             Self::HoldUntil => "hold_until",
             Self::Configuration => "configuration",
             Self::Parked => "parked",
+            Self::Circuit => "circuit",
+            Self::Paused => "paused",
+        }
+    }
+}
+
+/// Why an endpoint that answered 410 is told again. A closed set: it stands in logs.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+pub enum ResumeCause {
+    /// Its configuration has changed.
+    ConfigurationChanged,
+    /// Its time is over.
+    TimeOver,
+}
+
+impl ResumeCause {
+    /// The name in logs.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::ConfigurationChanged => "configuration_changed",
+            Self::TimeOver => "time_over",
         }
     }
 }

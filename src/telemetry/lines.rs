@@ -3,6 +3,8 @@
 //! Text from outside goes in as a field of type `str`, which both formats escape; nothing is formatted for a line that
 //! the filter drops.
 
+mod circuits;
+
 use std::borrow::Cow;
 use std::time::Duration;
 
@@ -33,6 +35,11 @@ pub(super) fn write(fact: &Fact<'_>) {
         Fact::Received { .. } | Fact::Settled { .. } | Fact::Skipped { .. } | Fact::DeadLettered { .. } | Fact::Rejected { .. } => {
             event(fact)
         }
+        Fact::CircuitOpened { .. }
+        | Fact::CircuitProbing { .. }
+        | Fact::CircuitClosed { .. }
+        | Fact::EndpointPaused { .. }
+        | Fact::EndpointResumed { .. } => circuits::write(fact),
         Fact::BrokerConnected { .. }
         | Fact::BrokerLost { .. }
         | Fact::BrokerBlocked { .. }
@@ -95,9 +102,10 @@ fn waits(fact: &Fact<'_>) {
         };
     }
     match cause {
-        // The attempt before has its own line, which says the same.
-        WaitCause::Retry | WaitCause::HoldUntil => line!(debug),
-        WaitCause::Configuration | WaitCause::Parked => line!(info),
+        // The attempt before has its own line, which says the same; so has the circuit that opened and the endpoint that
+        // paused. A full lane sends thousands away: they are counted.
+        WaitCause::Retry | WaitCause::HoldUntil | WaitCause::Parked | WaitCause::Circuit | WaitCause::Paused => line!(debug),
+        WaitCause::Configuration => line!(info),
     }
 }
 

@@ -8,7 +8,7 @@ mod metrics;
 use std::fmt;
 use std::sync::Arc;
 
-pub use facts::{EventOutcome, EventRef, Fact, WaitCause};
+pub use facts::{EventOutcome, EventRef, Fact, ResumeCause, WaitCause};
 
 use crate::config::Config;
 use crate::domain::integrator::Directory;
@@ -43,6 +43,7 @@ impl Telemetry {
     /// counts as configured.
     pub fn configured(&self, directory: &Directory) {
         self.metrics.deliveries.configured(directory);
+        self.metrics.circuits.configured(directory);
     }
 
     /// A request begins; it is in flight until the guard is dropped.

@@ -2,6 +2,7 @@
 //! compares the two.
 
 mod broker;
+mod circuits;
 pub(super) mod deliveries;
 pub(super) mod events;
 mod service;
@@ -19,6 +20,7 @@ use super::facts::Fact;
 use super::logging;
 use crate::config::Config;
 use broker::Broker;
+use circuits::Circuits;
 use deliveries::Deliveries;
 use events::Events;
 use service::Service;
@@ -31,6 +33,7 @@ pub(super) struct Metrics {
     registry: Registry,
     pub(super) events: Events,
     pub(super) deliveries: Deliveries,
+    pub(super) circuits: Circuits,
     broker: Broker,
     service: Service,
 }
@@ -42,6 +45,7 @@ impl Default for Metrics {
         Self {
             events: Events::new(&maker),
             deliveries: Deliveries::new(&maker),
+            circuits: Circuits::new(&maker),
             broker: Broker::new(&maker),
             service: Service::new(&maker),
             registry: maker.registry,
@@ -73,6 +77,11 @@ impl Metrics {
                 self.events.count(fact);
             }
             Fact::Attempted { .. } | Fact::Skipped { .. } | Fact::DeadLettered { .. } => self.deliveries.count(fact),
+            Fact::CircuitOpened { .. }
+            | Fact::CircuitProbing { .. }
+            | Fact::CircuitClosed { .. }
+            | Fact::EndpointPaused { .. }
+            | Fact::EndpointResumed { .. } => self.circuits.count(fact),
             Fact::BrokerConnected { .. }
             | Fact::BrokerLost { .. }
             | Fact::BrokerBlocked { .. }
