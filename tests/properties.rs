@@ -332,7 +332,7 @@ fn stays(policy: &RetryPolicy, ladder: &Ladder, needs: &[(Need, Duration)]) -> u
                 let in_the_queue = wait.rung.delay();
                 assert!(need.rounding == Rounding::Down || wait.due_at >= turn_at);
                 assert!(now.plus(in_the_queue) == wait.due_at || wait.hold_until == Some(wait.due_at));
-                history = History { parked: history.parked + 1, turn_at: Some(turn_at), ..history };
+                history = history.making_room(turn_at);
                 now = wait.due_at.plus(*late);
             }
         }
@@ -383,7 +383,7 @@ fn a_backlog_takes_its_turns_in_a_few_stays_and_the_endpoint_does_not_idle() {
             }
             let need = lane.turn(&histories[at], now);
             let Parking::Wait(wait, turn_at) = decide_park(&histories[at], need, &policy, &ladder, now) else { panic!("expired") };
-            histories[at] = History { parked: histories[at].parked + 1, turn_at: Some(turn_at), ..histories[at].clone() };
+            histories[at] = histories[at].clone().making_room(turn_at);
             due.insert((wait.due_at, at));
         }
         let served = (lane.a_second * TICK / 1000) as usize;

@@ -7,7 +7,7 @@
 //!  event ──▶ routed ──▶ attempt ──▶ Reply ──▶ decide ──▶ Delivered       │
 //!              │                                 ├───────────────────────┘
 //!              │                                 └──▶ Dead: exhausted, expired, gone
-//!              ├──▶ no turn at the endpoint ──▶ wait ([`super::park`])
+//!              ├──▶ no turn at the endpoint ──▶ wait, or Dead: expired (`park`)
 //!              └──▶ unknown integrator or endpoint ──▶ wait, then rejected or Dead: endpoint_removed
 //! ```
 

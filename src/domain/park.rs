@@ -45,7 +45,7 @@ const PATIENCE: u32 = 32;
 /// Where the endpoint is not to be called, that is a quarter from the second stay on. Where the lane is full, the share grows with
 /// the square of the stays, up to a quarter after 32: rungs are far apart, so those whose turns come within minutes come back at the
 /// same moment, and most of them have to make room again. Were they sent away for a quarter of their age at once, the endpoint
-/// would idle until they come back (a backlog of 100,000 at 100 a second was seen to take 400 times as long).
+/// would idle until they come back: in a simulation, a backlog of 100,000 at 100 a second took 400 times as long.
 ///
 /// The share bounds the stays of one delivery, whatever anybody says about its turn. Two neighbouring rungs are at most a
 /// factor of 1.22 apart (1.4 to 1.7 of a doubling), so the rung below a wait is at least 0.82 of it, and after 32 stays each
