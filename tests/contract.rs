@@ -2,14 +2,18 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 
+use std::collections::BTreeSet;
 use std::path::{Path, PathBuf};
 
 use callbackd::cli::event_file::{EventFile, EventFiles};
 use callbackd::domain::decode::{Metadata, NoEvent, decode};
 use callbackd::domain::event::Event;
-use callbackd::domain::format::{Format, Rendering, Unrenderable, render};
+use callbackd::domain::format::{Body, Format, Rendering, Unrenderable, Wrote, render};
+use callbackd::domain::history::History;
 use callbackd::domain::integrator::{Endpoint, EndpointUrl, SkipReason};
 use callbackd::domain::names::{EndpointId, IntegratorKey, Topic};
+use callbackd::domain::request::{Attempt, compose, encoded_length};
+use callbackd::domain::time::Timestamp;
 
 fn endpoint(format: Format) -> Endpoint {
     Endpoint {
@@ -76,6 +80,71 @@ fn several_events_stand_in_one_array_in_order() {
         body[1..body.len() - 1].to_owned()
     };
     assert_eq!(String::from_utf8(both).unwrap(), format!("[{},{}]", inner("customer-accepted"), inner("ident-result-bare")));
+}
+
+/// The events that an endpoint of a format takes, in the order of their names, and what stands between the brackets of
+/// each one's own callback.
+fn told(format: Format) -> Vec<(Event, String)> {
+    let mut examples = examples();
+    examples.sort_by(|one, other| one.0.cmp(&other.0));
+    let bodies = examples.into_iter().filter_map(|(name, event)| Some((event, expected(&name, format)?)));
+    bodies.map(|(event, body)| (event, body[1..body.len() - 1].to_owned())).collect()
+}
+
+#[test]
+fn all_examples_in_one_callback_are_the_callbacks_of_each_joined() {
+    for (format, least) in [(Format::Topic, 5), (Format::Classic, 2)] {
+        let told = told(format);
+        assert!(told.len() >= least, "{} as {format}", told.len());
+        let mut body = Body::new(format, told.iter().map(|(event, _)| event));
+        for (event, _) in &told {
+            assert_eq!(body.write(event), Ok(Wrote::Entries));
+        }
+        let joined: Vec<&str> = told.iter().map(|(_, entries)| entries.as_str()).collect();
+        assert_eq!(String::from_utf8(body.finish().unwrap()).unwrap(), format!("[{}]", joined.join(",")), "{format}");
+    }
+    let topics: BTreeSet<String> = told(Format::Topic).iter().map(|(event, _)| event.topic.to_string()).collect();
+    assert!(topics.len() >= 3, "topics are mixed: {topics:?}");
+}
+
+#[test]
+fn an_event_without_a_form_is_left_out_of_a_callback_of_several() {
+    let record = |key: &str| enveloped("complianceRecord", &format!(r#"[{{"status":100,"key":"{key}","modified":"m"}}]"#));
+    let events = [record("a"), enveloped("complianceRecord", "[]"), enveloped("complianceRecord", "[1]"), record("b")];
+    let mut body = Body::new(Format::Classic, &events);
+    let wrote: Vec<_> = events.iter().map(|event| body.write(event)).collect();
+    assert_eq!(wrote, [Ok(Wrote::Entries), Ok(Wrote::Nothing), Err(Unrenderable::RecordShape(0)), Ok(Wrote::Entries)]);
+    let both = r#"[{"status":100,"key":"a","modified":"m"},{"status":100,"key":"b","modified":"m"}]"#;
+    assert_eq!(String::from_utf8(body.finish().unwrap()).unwrap(), both);
+}
+
+#[test]
+fn the_header_of_a_callback_of_many_lists_every_id_in_order() {
+    let ids: Vec<String> = (0..200).map(|n| format!("evt,{n} ü")).collect();
+    let event = |id: &String| {
+        let body = format!(r#"{{"id":"{id}","integrator":"acme","topic":"t","occurredAt":"2025-09-03T06:38:08Z","data":[]}}"#);
+        decode(body.into(), &Metadata::default()).unwrap()
+    };
+    let events: Vec<Event> = ids.iter().map(event).collect();
+    let members: Vec<&Event> = events.iter().collect();
+    let now = Timestamp::from_millis(1_756_881_488_042);
+    let past: Vec<History> = (0..200).map(|n| History { attempts: n % 7, ..History::new(now) }).collect();
+    let compose = |members: &[&Event]| compose(&endpoint(Format::Topic), members, b"[]".to_vec(), &Attempt::next(&past, now));
+    let request = compose(&members);
+    let listed = request.headers["callback-event-ids"].to_str().unwrap();
+    assert!(listed.starts_with("evt%2C0%20%C3%BC,evt%2C1%20%C3%BC,"), "{listed}");
+    let read: Vec<_> = listed.split(',').map(|id| percent_encoding::percent_decode_str(id).decode_utf8().unwrap().into_owned()).collect();
+    assert_eq!(read, ids);
+    let lengths: usize = events.iter().map(|event| encoded_length(&event.id) + 1).sum();
+    assert_eq!(listed.len(), lengths - 1, "what batches are limited by is what is sent");
+    assert_eq!(request.headers["callback-attempt"], "7", "the highest of all");
+    assert_eq!(request.headers["callback-integrator"], "acme");
+    assert_eq!(request.headers["webhook-id"], request.webhook_id.as_str());
+    // The same members in the same order are the same message; others are another.
+    assert_eq!(compose(&members).webhook_id, request.webhook_id);
+    assert_ne!(compose(&members[1..]).webhook_id, request.webhook_id);
+    let of_one = callbackd::domain::event::webhook_id(&events[0].integrator, &endpoint(Format::Topic).id, &members[..1]);
+    assert_eq!(compose(&members[..1]).webhook_id, of_one);
 }
 
 fn enveloped(topic: &str, data: &str) -> Event {

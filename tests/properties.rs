@@ -2,13 +2,15 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 
+use std::collections::{BTreeSet, VecDeque};
 use std::num::NonZeroU16;
 use std::time::Duration;
 
 use bytes::Bytes;
 use callbackd::broker::{Outgoing, headers};
-use callbackd::domain::dead::RejectReason;
-use callbackd::domain::decide::{Rules, Tried, Verdict, decide};
+use callbackd::domain::batch::{EVENT_IDS_LIMIT, Fill, Share, Waiting, share};
+use callbackd::domain::dead::{DeadReason, RejectReason};
+use callbackd::domain::decide::{Decision, Rules, Tried, Verdict, decide};
 use callbackd::domain::decode::{Metadata, NoEvent, decode};
 use callbackd::domain::event::Event;
 use callbackd::domain::format::{Format, Rendering, render};
@@ -16,7 +18,9 @@ use callbackd::domain::history::History;
 use callbackd::domain::integrator::{Endpoint, EndpointUrl};
 use callbackd::domain::ladder::Ladder;
 use callbackd::domain::names::{EndpointId, IntegratorKey, SourceName};
-use callbackd::domain::reply::{Outcome, Reply, RetryAfter};
+use callbackd::domain::park::{Need, Parking, Rounding, decide_park};
+use callbackd::domain::policy::BatchLimits;
+use callbackd::domain::reply::{Failure, Outcome, Reply, RetryAfter};
 use callbackd::domain::request::{Attempt, compose};
 use callbackd::domain::retry::RetryPolicy;
 use callbackd::domain::sign::SigningSecret;
@@ -220,6 +224,180 @@ fn waited(policy: &RetryPolicy, ladder: &Ladder, attempts: u32, outcome: Outcome
     }
 }
 
+fn waiting() -> impl Strategy<Value = Waiting> {
+    let bytes = prop_oneof![4 => 1_usize..500, 1 => 1_usize..5_000];
+    let id_length = prop_oneof![4 => 1_usize..60, 1 => 1_usize..6_000];
+    let batch_limit = prop_oneof![3 => Just(0_u16), 1 => 1_u16..40];
+    (bytes, id_length, batch_limit).prop_map(|(bytes, id_length, limit)| Waiting { bytes, id_length, batch_limit: NonZeroU16::new(limit) })
+}
+
+/// Whether these may share a request: what [`share`] promises, said anew.
+fn may_share(members: &[Waiting], limits: &BatchLimits) -> bool {
+    let most = members.iter().filter_map(|member| member.batch_limit).min().map_or(limits.max_events, |limit| limit.min(limits.max_events));
+    let ids: usize = members.iter().map(|member| member.id_length).sum::<usize>() + members.len().saturating_sub(1);
+    let bytes: usize = members.iter().map(|member| member.bytes).sum();
+    members.len() == 1 || (members.len() <= most.get().into() && bytes <= limits.max_bytes && ids <= EVENT_IDS_LIMIT)
+}
+
+/// How an endpoint fails because of one event.
+fn poisoned() -> impl Strategy<Value = Outcome> {
+    let answered = |status, retry_after| Outcome::Answered { status, retry_after };
+    prop_oneof![
+        prop::sample::select(vec![400_u16, 403, 404, 408, 413, 422, 431, 500, 502, 503, 504])
+            .prop_map(move |status| answered(status, None)),
+        (0_u64..100).prop_map(move |seconds| answered(503, Some(RetryAfter::Delay(Duration::from_secs(seconds))))),
+        prop::sample::select(vec![Failure::Timeout, Failure::Disconnected, Failure::NotHttp]).prop_map(Outcome::Failed),
+        Just(Outcome::Incomplete { status: 200, failure: Failure::Disconnected }),
+    ]
+}
+
+/// One event at an endpoint that fails every request with poison in it.
+#[derive(Debug, Clone)]
+struct Member {
+    poison: bool,
+    history: History,
+    due_at: Timestamp,
+    /// Its end, once it has come: `None` for delivered.
+    ended: Option<Option<DeadReason>>,
+}
+
+/// Delivers everything, as often as it takes, in the order in which it is due. Returns the events and how many requests were made.
+fn deliver_all(
+    poison: &[bool],
+    batch: BatchLimits,
+    rules: Rules<'_>,
+    (failure, took): (Outcome, Duration),
+    seed: u64,
+) -> (Vec<Member>, usize) {
+    let endpoint = EndpointId::try_new("main").unwrap();
+    let new = |poison: &bool| Member { poison: *poison, history: History::new(NOW), due_at: NOW, ended: None };
+    let mut members: Vec<Member> = poison.iter().map(new).collect();
+    let (mut now, mut requests, mut line, mut seed) = (NOW, 0, VecDeque::new(), seed);
+    let mut in_line = vec![false; members.len()];
+    loop {
+        let mut due: Vec<usize> = (0..members.len()).filter(|at| members[*at].ended.is_none() && !in_line[*at]).collect();
+        due.sort_by_key(|at| members[*at].due_at);
+        if line.is_empty() {
+            let Some(first) = due.first() else { return (members, requests) };
+            now = now.max(members[*first].due_at);
+        }
+        for at in due.into_iter().filter(|at| members[*at].due_at <= now) {
+            in_line[at] = true;
+            line.push_back(at);
+        }
+        let waits = |at: &usize| Waiting { bytes: 100, id_length: 10, batch_limit: members[*at].history.batch_limit };
+        let taken: Vec<usize> = line.drain(..share(line.iter().map(waits), &batch).count).collect();
+        let fails = taken.iter().any(|at| members[*at].poison);
+        let outcome = if fails { failure } else { Outcome::Answered { status: 204, retry_after: None } };
+        let (reply, started_at) = (Reply { outcome, took }, now);
+        now = now.plus(took);
+        requests += 1;
+        let size = NonZeroU16::new(u16::try_from(taken.len()).unwrap()).unwrap();
+        for at in taken {
+            seed = seed.wrapping_mul(6_364_136_223_846_793_005).wrapping_add(1_442_695_040_888_963_407);
+            let dice = f64::from(u32::try_from(seed >> 32).unwrap()) / f64::from(u32::MAX);
+            let tried = Tried { endpoint: &endpoint, started_at, members: size, reply: &reply };
+            let Decision { verdict, history } = decide(&members[at].history, &tried, rules, now, dice);
+            let member = &mut members[at];
+            in_line[at] = false;
+            member.history = history;
+            match verdict {
+                Verdict::Delivered => member.ended = Some(None),
+                Verdict::Dead(reason) => member.ended = Some(Some(reason)),
+                Verdict::Retry(wait) => member.due_at = wait.due_at,
+            }
+        }
+    }
+}
+
+/// How often a request of so many is halved until one stands alone.
+fn halvings(members: u16) -> u32 {
+    members.next_power_of_two().ilog2()
+}
+
+fn need() -> impl Strategy<Value = Need> {
+    let wait = prop_oneof![3 => Just(0_u64), 2 => 0_u64..10_000, 1 => 0_u64..10_000_000, 1 => 0_u64..1_000_000_000];
+    (wait, prop_oneof![3 => Just(Rounding::Down), 1 => Just(Rounding::Up)])
+        .prop_map(|(wait, rounding)| Need { wait: Duration::from_millis(wait), rounding })
+}
+
+/// How often a delivery is parked that never finds room, comes back late by these times, and has these needs, again and again.
+fn stays(policy: &RetryPolicy, ladder: &Ladder, needs: &[(Need, Duration)]) -> u32 {
+    let (mut history, mut now) = (History::new(NOW), NOW);
+    for (need, late) in needs.iter().cycle() {
+        match decide_park(&history, *need, policy, ladder, now) {
+            Parking::Expired => break,
+            Parking::Wait(wait, turn_at) => {
+                assert!(wait.due_at > now && turn_at > now);
+                let in_the_queue = wait.rung.delay();
+                assert!(need.rounding == Rounding::Down || wait.due_at >= turn_at);
+                assert!(now.plus(in_the_queue) == wait.due_at || wait.hold_until == Some(wait.due_at));
+                history = history.making_room(turn_at);
+                now = wait.due_at.plus(*late);
+            }
+        }
+    }
+    history.parked
+}
+
+/// A lane of an endpoint that is served at a steady rate and says truly when a turn comes: the next after those that have been
+/// promised, or the one that was promised.
+struct SteadyLane {
+    a_second: u64,
+    room: usize,
+    line: VecDeque<usize>,
+    promised: Timestamp,
+}
+
+impl SteadyLane {
+    fn turn(&mut self, history: &History, now: Timestamp) -> Need {
+        let of_the_line = Duration::from_millis(self.line.len() as u64 * 1000 / self.a_second);
+        let wait = match history.turn_at {
+            Some(turn_at) if turn_at > now => turn_at.since(now),
+            Some(_) => of_the_line,
+            None => {
+                self.promised = self.promised.max(now.plus(of_the_line)).plus(Duration::from_millis(1000 / self.a_second));
+                self.promised.since(now)
+            }
+        };
+        Need { wait, rounding: Rounding::Down }
+    }
+}
+
+#[test]
+fn a_backlog_takes_its_turns_in_a_few_stays_and_the_endpoint_does_not_idle() {
+    const TICK: u64 = 20;
+    let (events, intake_a_tick) = (30_000_usize, 100);
+    let (policy, ladder) = (RetryPolicy::default(), Ladder::try_new(Duration::from_secs(1), Duration::from_secs(6 * 3600)).unwrap());
+    let mut lane = SteadyLane { a_second: 100, room: 200, line: VecDeque::new(), promised: NOW };
+    let mut histories = vec![History::new(NOW); events];
+    let mut due: BTreeSet<(Timestamp, usize)> =
+        (0..events).map(|at| (NOW.plus(Duration::from_millis((at / intake_a_tick) as u64 * TICK)), at)).collect();
+    let (mut now, mut delivered) = (NOW, 0);
+    while delivered < events {
+        while let Some((_, at)) = due.first().copied().filter(|(due_at, _)| *due_at <= now) {
+            due.pop_first();
+            if lane.line.len() < lane.room {
+                lane.line.push_back(at);
+                continue;
+            }
+            let need = lane.turn(&histories[at], now);
+            let Parking::Wait(wait, turn_at) = decide_park(&histories[at], need, &policy, &ladder, now) else { panic!("expired") };
+            histories[at] = histories[at].clone().making_room(turn_at);
+            due.insert((wait.due_at, at));
+        }
+        let served = (lane.a_second * TICK / 1000) as usize;
+        delivered += lane.line.drain(..served.min(lane.line.len())).count();
+        now = now.plus(Duration::from_millis(TICK));
+    }
+    let (most, all) =
+        (histories.iter().map(|history| history.parked).max().unwrap(), histories.iter().map(|history| history.parked).sum::<u32>());
+    let mean = f64::from(all) / 30_000.0;
+    assert!(most <= 32 && mean < 6.0, "at most {most} stays, {mean:.1} in the mean");
+    let took = now.since(NOW);
+    assert!(took <= Duration::from_secs(330), "300 s of work took {took:?}");
+}
+
 proptest! {
     #![proptest_config(ProptestConfig { failure_persistence: None, ..ProptestConfig::default() })]
 
@@ -390,5 +568,80 @@ proptest! {
         if let Some(retry_after) = RetryAfter::parse(&value) {
             let _ = retry_after.wait(Timestamp::from_millis(now));
         }
+    }
+
+    #[test]
+    fn who_shares_a_request_fits_into_it_and_nobody_more_would(
+        line in prop::collection::vec(waiting(), 0..60), max_events in 1_u16..50, max_bytes in prop_oneof![1_usize..500, 1_usize..10_000], next in waiting()
+    ) {
+        let limits = BatchLimits { max_events: NonZeroU16::new(max_events).unwrap(), max_bytes, ..BatchLimits::default() };
+        let Share { count, fill } = share(line.iter().copied(), &limits);
+        prop_assert!(count <= line.len() && (count > 0 || line.is_empty()));
+        prop_assert!(count == 0 || may_share(&line[..count], &limits));
+        // A member that must stand alone does so.
+        prop_assert!(count <= 1 || line[..count].iter().all(|member| member.batch_limit != Some(NonZeroU16::MIN)));
+        let then = |next: Waiting| [&line[..count], &[next]].concat();
+        match fill {
+            Fill::Open => {
+                prop_assert_eq!(count, line.len());
+                let smallest = Waiting { bytes: 1, id_length: 1, batch_limit: None };
+                prop_assert!(may_share(&then(smallest), &limits));
+            }
+            // Neither who stands next in line could join, nor anybody else where nobody does.
+            Fill::Full => prop_assert!(!may_share(&then(line.get(count).copied().unwrap_or(next)), &limits)),
+        }
+    }
+
+    #[test]
+    fn a_poison_event_dies_alone_and_its_neighbours_are_delivered(
+        (size, at) in (1_usize..60).prop_flat_map(|size| (Just(size), prop::collection::btree_set(0..size, 1..4.min(size + 1)))),
+        max_events in 1_u16..40, (failure, took) in (poisoned(), 0_u64..20_000),
+        max_attempts in prop_oneof![Just(Some(1_u32)), Just(Some(2)), Just(Some(3)), Just(None)],
+        (max_age, initial) in (1_u64..300_000, 1_u64..60_000), (jitter, seed) in (0.0_f64..1.0, any::<u64>())
+    ) {
+        let poison: Vec<bool> = (0..size).map(|index| at.contains(&index)).collect();
+        let batch = BatchLimits { max_events: NonZeroU16::new(max_events).unwrap(), ..BatchLimits::default() };
+        let (initial, max_age) = (Duration::from_millis(initial), Duration::from_millis(max_age));
+        let policy = RetryPolicy { initial, max_age, max_attempts, jitter, ..RetryPolicy::default() };
+        let ladder = Ladder::try_new(Duration::from_secs(1), Duration::from_secs(6 * 3600)).unwrap();
+        let (members, requests) = deliver_all(&poison, batch, Rules { policy: &policy, ladder: &ladder }, (failure, Duration::from_millis(took)), seed);
+        // In a request with poison once for each time that it can be halved, and then once alone.
+        let most = 1 + halvings(max_events);
+        for (index, member) in members.iter().enumerate() {
+            if member.poison {
+                prop_assert!(matches!(member.ended, Some(Some(DeadReason::Exhausted | DeadReason::Expired))), "{}: {:?}", index, member);
+                // One attempt more than allowed at the most: the one alone.
+                prop_assert!(max_attempts.is_none_or(|allowed| member.history.attempts <= allowed + 1), "{}: {:?}", index, member);
+            } else {
+                prop_assert_eq!(member.ended, Some(None), "{}: {:?}", index, member);
+                let allowed = max_attempts.map_or(most, |attempts| most.min(attempts + 1));
+                prop_assert!(member.history.attempts <= allowed, "{}: {} of {}", index, member.history.attempts, allowed);
+            }
+        }
+        prop_assert!(requests <= members.iter().map(|member| member.history.attempts as usize).sum());
+    }
+
+    #[test]
+    fn a_delivery_is_parked_78_times_at_most_whatever_is_said_of_its_turn(
+        needs in prop::collection::vec((need(), prop_oneof![3 => Just(Duration::ZERO), 1 => (0_u64..1_000_000).prop_map(Duration::from_millis)]), 1..80)
+    ) {
+        let ladder = Ladder::try_new(Duration::from_secs(1), Duration::from_secs(6 * 3600)).unwrap();
+        let stays = stays(&RetryPolicy::default(), &ladder, &needs);
+        prop_assert!(stays <= 78, "{}", stays);
+    }
+
+    #[test]
+    fn the_stays_of_a_delivery_are_bounded_by_any_ladder(
+        ladder in ladder(), max_age in 1_u64..10_000_000_000, needs in prop::collection::vec((need(), Just(Duration::ZERO)), 1..80)
+    ) {
+        let policy = RetryPolicy { max_age: Duration::from_millis(max_age), ..RetryPolicy::default() };
+        let (shortest, longest) = (ladder.shortest().as_secs_f64(), ladder.longest().as_secs_f64());
+        let max_age = policy.max_age.as_secs_f64();
+        // 32 stays of any length; those that make it older by a fifth; those on the longest rung; those of the end, each of which leaves a
+        // fifth of what was left.
+        let older = (max_age / (4.0 * shortest)).max(1.0).ln() / 1.2_f64.ln();
+        let bound = 32.0 + 6.0 + older + max_age / longest + (max_age.min(longest) / shortest).max(1.0).ln() / 5.0_f64.ln() + 2.0;
+        let stays = stays(&policy, &ladder, &needs);
+        prop_assert!(f64::from(stays) <= bound, "{} over {}", stays, bound);
     }
 }

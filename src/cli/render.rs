@@ -1,15 +1,20 @@
 //! `callbackd render`: the exact request that an event would make. No broker is needed and nothing is sent.
 
+use std::collections::VecDeque;
 use std::io::{self, Write};
 use std::path::PathBuf;
+use std::sync::Arc;
+use std::{iter, slice};
 
 use super::CliError;
 use super::event_file::{EventFile, EventFiles};
 use crate::clock;
 use crate::config::{self, locate::locate};
+use crate::domain::batch::{Fill, Share, Waiting, share};
 use crate::domain::decode::decode;
 use crate::domain::event::Event;
 use crate::domain::format::{Format, Rendering, render};
+use crate::domain::history::History;
 use crate::domain::integrator::{Directory, Endpoint, SkipReason};
 use crate::domain::names::{EndpointId, IntegratorKey};
 use crate::domain::request::{Attempt, compose};
@@ -31,6 +36,9 @@ pub struct Render {
     /// Print the body in this format (classic, topic); needs no configuration
     #[arg(long, value_name = "FORMAT", value_parser = format, conflicts_with_all = ["integrator", "endpoint"])]
     pub format: Option<Format>,
+    /// Show what requests would hold if all events were waiting: several in one where the endpoint allows batches
+    #[arg(long, conflicts_with = "format")]
+    pub batch: bool,
     /// Print the values of secret headers too
     #[arg(long)]
     pub show_secrets: bool,
@@ -62,20 +70,22 @@ impl Render {
             None => config::load_all(&locate(path)?)?.1,
         };
         let files = EventFiles::open(&self.file).map_err(|fault| CliError::Usage(format!("{}: {fault}", self.file.display())))?;
+        let mut lines = Lines::default();
         for (index, file) in files.enumerate() {
             let file = file.map_err(|fault| CliError::Usage(format!("{}: {fault}", self.file.display())))?;
-            self.print_event(&file, &directory, output).map_err(|reason| CliError::Failed(format!("event {}: {reason}", index + 1)))?;
+            let printed = self.print_event(&file, &directory, &mut lines, output);
+            printed.map_err(|reason| CliError::Failed(format!("event {}: {reason}", index + 1)))?;
         }
-        Ok(())
+        lines.rest().try_for_each(|(endpoint, events)| self.print_request(&endpoint, &events, output)).map_err(CliError::Failed)
     }
 
-    fn print_event(&self, file: &EventFile, directory: &Directory, output: &mut Output<'_>) -> Result<(), String> {
+    fn print_event(&self, file: &EventFile, directory: &Directory, lines: &mut Lines, output: &mut Output<'_>) -> Result<(), String> {
         let event = self.event(file)?;
         if let Some(format) = self.format {
             if !format.carries(&event.topic) {
                 return note(&format!("{}: skipped: {}", event.id, SkipReason::NoClassicForm.as_str()), output);
             }
-            return match body(format, &event)? {
+            return match body(format, &[&event])? {
                 Some(body) => write_body(&body, output),
                 None => note(&format!("{}: skipped: {}", event.id, SkipReason::NoRecords.as_str()), output),
             };
@@ -86,11 +96,23 @@ impl Render {
             Route::UnknownEndpoint => Err(format!("integrator `{}` has no such endpoint", event.integrator)),
             Route::Deliveries { to, skipped } => {
                 for (endpoint, reason) in skipped {
-                    note(&format!("{}/{}: skipped: {}", endpoint.integrator, endpoint.id, reason.as_str()), output)?;
+                    note(&format!("{}: skipped: {}", name(&endpoint), reason.as_str()), output)?;
                 }
-                to.iter().try_for_each(|endpoint| self.print_request(endpoint, &event, output))
+                to.into_iter().try_for_each(|endpoint| self.print_delivery(endpoint, &event, lines, output))
             }
         }
+    }
+
+    /// Prints what an event has an endpoint told, at once or when the request that it shares is full.
+    fn print_delivery(&self, endpoint: Arc<Endpoint>, event: &Event, lines: &mut Lines, output: &mut Output<'_>) -> Result<(), String> {
+        // Before it joins others, so that a fault is reported where the event stands.
+        if body(endpoint.format, &[event]).map_err(|reason| format!("{}: {reason}", name(&endpoint)))?.is_none() {
+            return note(&format!("{}: skipped: {}", name(&endpoint), SkipReason::NoRecords.as_str()), output);
+        }
+        if !self.batch {
+            return self.print_request(&endpoint, slice::from_ref(event), output);
+        }
+        lines.push(&endpoint, event.clone()).iter().try_for_each(|events| self.print_request(&endpoint, events, output))
     }
 
     /// The event of a file, for whom `--integrator` says.
@@ -110,24 +132,58 @@ impl Render {
         Ok(event)
     }
 
-    fn print_request(&self, endpoint: &Endpoint, event: &Event, output: &mut Output<'_>) -> Result<(), String> {
-        let name = format!("{}/{}", endpoint.integrator, endpoint.id);
-        let Some(body) = body(endpoint.format, event).map_err(|reason| format!("{name}: {reason}"))? else {
-            return note(&format!("{name}: skipped: {}", SkipReason::NoRecords.as_str()), output);
-        };
+    /// Prints the request that tells of these events, each of which has a form.
+    fn print_request(&self, endpoint: &Endpoint, events: &[Event], output: &mut Output<'_>) -> Result<(), String> {
+        let events: Vec<&Event> = events.iter().collect();
+        let Some(body) = body(endpoint.format, &events)? else { return Ok(()) };
         if self.body_only {
             return write_body(&body, output);
         }
         let now = clock::now();
-        let request = compose(endpoint, &[event], body, &Attempt { number: 1, received_at: now, now });
-        note(&format!("{name}: {}", endpoint.url), output)?;
+        let request = compose(endpoint, &events, body, &Attempt { number: 1, received_at: now, now });
+        note(&format!("{}: {}", name(endpoint), endpoint.url), output)?;
         let text = as_sent(&request, self.show_secrets);
         output.requests.write_all(&text).and_then(|()| output.requests.write_all(b"\n\n")).map_err(|error| error.to_string())
     }
 }
 
-fn body(format: Format, event: &Event) -> Result<Option<Vec<u8>>, String> {
-    match render(format, &[event]) {
+/// Events that wait for others at the endpoints that they go to.
+#[derive(Default)]
+struct Lines(Vec<(Arc<Endpoint>, VecDeque<Event>)>);
+
+impl Lines {
+    /// Puts an event in line at an endpoint, and takes out the requests that are full with it.
+    fn push(&mut self, endpoint: &Arc<Endpoint>, event: Event) -> Vec<Vec<Event>> {
+        let at = self.0.iter().position(|(known, _)| Arc::ptr_eq(known, endpoint)).unwrap_or_else(|| {
+            self.0.push((Arc::clone(endpoint), VecDeque::new()));
+            self.0.len() - 1
+        });
+        let line = &mut self.0[at].1;
+        line.push_back(event);
+        iter::from_fn(|| take(endpoint, line, |fill| fill == Fill::Full)).collect()
+    }
+
+    /// What is left.
+    fn rest(self) -> impl Iterator<Item = (Arc<Endpoint>, Vec<Event>)> {
+        self.0
+            .into_iter()
+            .flat_map(|(endpoint, mut line)| iter::from_fn(move || Some((Arc::clone(&endpoint), take(&endpoint, &mut line, |_| true)?))))
+    }
+}
+
+/// Takes the next request from the head of a line, if it is as `wanted`.
+fn take(endpoint: &Endpoint, line: &mut VecDeque<Event>, wanted: impl Fn(Fill) -> bool) -> Option<Vec<Event>> {
+    let fresh = History::new(clock::now());
+    let Share { count, fill } = share(line.iter().map(|event| Waiting::of(event, &fresh)), &endpoint.policy.batch);
+    (count > 0 && wanted(fill)).then(|| line.drain(..count).collect())
+}
+
+fn name(endpoint: &Endpoint) -> String {
+    format!("{}/{}", endpoint.integrator, endpoint.id)
+}
+
+fn body(format: Format, events: &[&Event]) -> Result<Option<Vec<u8>>, String> {
+    match render(format, events) {
         Ok(Rendering::Body(body)) => Ok(Some(body)),
         Ok(Rendering::Nothing) => Ok(None),
         Err(reason) => Err(format!("has no {format} form: {reason}")),
@@ -149,6 +205,7 @@ fn format(text: &str) -> Result<Format, String> {
 #[cfg(test)]
 mod tests {
     use std::fs;
+    use std::num::NonZeroU16;
     use std::path::Path;
 
     use clap::Parser as _;
@@ -221,6 +278,30 @@ mod tests {
         let topic = format!(r#"[{{"topic":"complianceRecord","complianceRecord":[{RECORD}]}}]"#);
         assert_eq!(requests, format!("[{RECORD}]\n{topic}\n[{{\"topic\":\"identResult\",\"a\":1.0}}]\n"));
         assert_eq!(notes, "acme/old: skipped: no_classic_form\n");
+    }
+
+    #[test]
+    fn events_that_would_wait_share_requests_where_the_endpoint_allows_it() {
+        let event = |id: usize| {
+            format!(
+                r#"{{"id":"e{id}","integrator":"acme","topic":"complianceRecord","data":[{{"status":{id},"key":"k","modified":"m"}}]}}"#
+            )
+        };
+        let folder = folder(&(1..=5).map(event).collect::<String>());
+        let (requests, notes, error) = run(folder.path(), &["--batch", "--endpoint", "old"]);
+        assert_eq!((requests.matches("POST /hook").count(), notes.lines().count(), error), (5, 5, None), "no batches are allowed");
+
+        let mut endpoint = config::load_all(&folder.path().join("callbackd.toml")).unwrap().1.all().next().unwrap().as_ref().clone();
+        endpoint.policy.batch.max_events = NonZeroU16::new(2).unwrap();
+        let (endpoint, mut lines) = (Arc::new(endpoint), Lines::default());
+        let ids = |events: &[Event]| events.iter().map(|event| event.id.to_string()).collect::<Vec<_>>().join(",");
+        let mut full = Vec::new();
+        for file in EventFiles::open(&folder.path().join("events.json")).unwrap().map(Result::unwrap) {
+            let event = decode(file.body.clone(), &file.properties.metadata()).unwrap();
+            full.extend(lines.push(&endpoint, event).iter().map(|events| ids(events)));
+        }
+        assert_eq!(full, ["e1,e2", "e3,e4"], "shown as soon as they are full");
+        assert_eq!(lines.rest().map(|(_, events)| ids(&events)).collect::<Vec<_>>(), ["e5"]);
     }
 
     #[test]

@@ -7,7 +7,7 @@
 //!  event ──▶ routed ──▶ attempt ──▶ Reply ──▶ decide ──▶ Delivered       │
 //!              │                                 ├───────────────────────┘
 //!              │                                 └──▶ Dead: exhausted, expired, gone
-//!              ├──▶ no turn at the endpoint ──▶ wait ([`super::park`])
+//!              ├──▶ no turn at the endpoint ──▶ wait, or Dead: expired (`park`)
 //!              └──▶ unknown integrator or endpoint ──▶ wait, then rejected or Dead: endpoint_removed
 //! ```
 
@@ -319,6 +319,62 @@ mod tests {
         assert_eq!(fate(&history(3), &answered(500, None), &three), Verdict::Dead(DeadReason::Exhausted));
         let old = History { received_at: Timestamp::from_millis(NOW.millis() - 72 * 3_600_000), ..history(1) };
         assert_eq!(fate(&old, &answered(500, None), &RetryPolicy::default()), Verdict::Dead(DeadReason::Expired));
+    }
+
+    /// What follows an attempt that so many shared.
+    fn shared(before: &History, members: u16, reply: &Reply, policy: &RetryPolicy) -> Decision {
+        let ladder = Ladder::try_new(Duration::from_secs(1), Duration::from_secs(6 * 3600)).unwrap();
+        let endpoint = EndpointId::try_new("main").unwrap();
+        let tried = Tried { endpoint: &endpoint, started_at: NOW, members: NonZeroU16::new(members).unwrap(), reply };
+        decide(before, &tried, Rules { policy, ladder: &ladder }, NOW, 0.5)
+    }
+
+    fn limited_to(batch_limit: u16) -> History {
+        History { batch_limit: NonZeroU16::new(batch_limit), ..History::new(NOW) }
+    }
+
+    #[test]
+    fn members_of_a_refused_request_come_back_in_one_of_half_the_size() {
+        let policy = RetryPolicy::default();
+        for (before, members, status, expected) in
+            [(0, 50, 422, 25), (0, 50, 401, 0), (7, 7, 500, 4), (3, 7, 500, 3), (3, 3, 429, 3), (0, 1, 400, 0), (1, 1, 400, 1)]
+        {
+            let decision = shared(&limited_to(before), members, &answered(status, None), &policy);
+            assert!(matches!(decision.verdict, Verdict::Retry(_)), "{status}");
+            assert_eq!(decision.history.batch_limit, NonZeroU16::new(expected), "{before} {members} {status}");
+            assert_eq!((decision.history.attempts, decision.history.last_status), (1, Some(status)));
+        }
+        let delivered = shared(&limited_to(5), 5, &answered(204, None), &policy);
+        assert_eq!((delivered.verdict, delivered.history.batch_limit), (Verdict::Delivered, NonZeroU16::new(5)));
+        let gone = shared(&limited_to(0), 5, &answered(410, None), &policy);
+        assert_eq!((gone.verdict, gone.history.batch_limit), (Verdict::Dead(DeadReason::Gone), None));
+    }
+
+    #[test]
+    fn nobody_is_given_up_for_what_a_neighbour_may_have_done() {
+        let two = RetryPolicy { max_attempts: Some(2), ..RetryPolicy::default() };
+        let last = history(2);
+        let once_more = shared(&last, 50, &answered(400, None), &two);
+        let Verdict::Retry(wait) = once_more.verdict else { panic!("{:?}", once_more.verdict) };
+        assert_eq!(once_more.history.batch_limit, Some(NonZeroU16::MIN));
+        assert!((1600..=2400).contains(&wait.due_at.since(NOW).as_millis()), "the schedule's wait: {wait:?}");
+        // Alone, or where the reason lies in the endpoint, it is given up as ever.
+        assert_eq!(shared(&once_more.history, 1, &answered(400, None), &two).verdict, Verdict::Dead(DeadReason::Exhausted));
+        for reply in [answered(401, None), Reply { outcome: Outcome::Failed(Failure::Connect), took: Duration::ZERO }] {
+            assert_eq!(shared(&last, 50, &reply, &two).verdict, Verdict::Dead(DeadReason::Exhausted));
+        }
+    }
+
+    #[test]
+    fn who_is_too_old_is_tried_once_more_alone_and_soon_but_not_before_the_endpoint_allows() {
+        let policy = RetryPolicy { max_age: Duration::from_secs(60), ..RetryPolicy::default() };
+        let old = History { received_at: Timestamp::from_millis(NOW.millis() - 60_000), ..history(8) };
+        let after = Some(RetryAfter::Delay(Duration::from_secs(120)));
+        for (reply, expected) in [(answered(500, None), 1000), (answered(503, after), 128_000)] {
+            let Decision { verdict: Verdict::Retry(wait), history } = shared(&old, 2, &reply, &policy) else { panic!("given up") };
+            assert_eq!((wait.due_at.since(NOW).as_millis(), history.batch_limit), (expected, Some(NonZeroU16::MIN)));
+            assert_eq!(shared(&history, 1, &reply, &policy).verdict, Verdict::Dead(DeadReason::Expired));
+        }
     }
 
     #[test]

@@ -89,6 +89,13 @@ impl History {
         }
     }
 
+    /// This history with one more stay in the ladder that makes room at the endpoint: no attempt, and its turn is expected at
+    /// this time.
+    #[must_use]
+    pub fn making_room(self, turn_at: Timestamp) -> Self {
+        Self { parked: self.parked.saturating_add(1), turn_at: Some(turn_at), ..self }
+    }
+
     /// This history with a stay in the ladder ahead.
     #[must_use]
     pub fn waiting(self, wait: Wait) -> Self {

@@ -1,5 +1,6 @@
 //! The request of a delivery: what an endpoint is sent, down to the last header.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
@@ -82,50 +83,75 @@ impl Attempt {
     }
 }
 
+/// What every request says: type, accept, agent, id, timestamp, ids, integrator, time and attempt.
+const OURS: usize = 9;
+/// What the connection adds: host and length of the body.
+const OF_THE_CONNECTION: usize = 2;
+
 /// Composes the request that tells `endpoint` of `events`, of which `body` is the rendering.
 ///
 /// No event can add a header or break one: ids and keys are percent-encoded, a time that is no header value is replaced
 /// by the time as understood or the time of first receipt, and a trace is left out. Of the endpoint's static headers
-/// those that stand for something of ours are replaced.
+/// those that stand for something of ours are left out. Where a header has room for one event only (its time, its trace),
+/// it is the first.
 #[must_use]
 pub fn compose(endpoint: &Endpoint, events: &[&Event], body: Vec<u8>, attempt: &Attempt) -> CallbackRequest {
     let webhook_id = webhook_id(&endpoint.integrator, &endpoint.id, events);
-    let mut headers = endpoint.headers.clone();
+    let signature = sign(&endpoint.signing, &webhook_id, attempt.now, &body);
+    let trace = events.first().and_then(|event| event.trace.as_ref());
+    let optional = usize::from(signature.is_some()) + if trace.is_some() { 2 } else { 0 };
+    let mut headers = HeaderMap::with_capacity(endpoint.headers.len() + OURS + optional + OF_THE_CONNECTION);
+    for (name, value) in endpoint.headers.iter().filter(|(name, _)| !is_ours(name)) {
+        headers.append(name, value.clone());
+    }
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
     headers.insert(USER_AGENT, HeaderValue::from_static(concat!("callbackd/", env!("CARGO_PKG_VERSION"))));
-    put(&mut headers, WEBHOOK_ID, &webhook_id);
+    put(&mut headers, WEBHOOK_ID, Cow::Borrowed(&webhook_id));
     headers.insert(WEBHOOK_TIMESTAMP, HeaderValue::from(attempt.now.seconds()));
-    headers.remove(WEBHOOK_SIGNATURE);
-    if let Some(signature) = sign(&endpoint.signing, &webhook_id, attempt.now, &body) {
-        put(&mut headers, WEBHOOK_SIGNATURE, &signature);
+    if let Some(signature) = signature {
+        put(&mut headers, WEBHOOK_SIGNATURE, Cow::Owned(signature));
     }
-    put_metadata(&mut headers, endpoint, events, attempt);
+    put(&mut headers, EVENT_IDS, ids(events));
+    put(&mut headers, INTEGRATOR, encode(endpoint.integrator.as_str()));
+    let occurred = events.first().and_then(|event| event.occurred_at.as_ref());
+    put(&mut headers, OCCURRED_AT, occurred_at(occurred, attempt.received_at));
+    headers.insert(ATTEMPT, if attempt.number == 1 { HeaderValue::from_static("1") } else { attempt.number.into() });
+    if let Some(trace) = trace {
+        put(&mut headers, TRACEPARENT, Cow::Borrowed(&trace.parent));
+        if let Some(state) = &trace.state {
+            put(&mut headers, TRACESTATE, Cow::Borrowed(state));
+        }
+    }
     CallbackRequest { url: endpoint.url.as_url().clone(), headers, body: body.into(), webhook_id }
 }
 
-fn put_metadata(headers: &mut HeaderMap, endpoint: &Endpoint, events: &[&Event], attempt: &Attempt) {
-    let ids: Vec<String> = events.iter().map(|event| encode(event.id.as_str())).collect();
-    put(headers, EVENT_IDS, &ids.join(","));
-    put(headers, INTEGRATOR, &encode(endpoint.integrator.as_str()));
-    let first = events.first();
-    put(headers, OCCURRED_AT, &occurred_at(first.and_then(|event| event.occurred_at.as_ref()), attempt.received_at));
-    headers.insert(ATTEMPT, HeaderValue::from(attempt.number));
-    headers.remove(TRACEPARENT);
-    headers.remove(TRACESTATE);
-    if let Some(trace) = first.and_then(|event| event.trace.as_ref()) {
-        put(headers, TRACEPARENT, &trace.parent);
-        if let Some(state) = &trace.state {
-            put(headers, TRACESTATE, state);
-        }
-    }
+/// Whether a header is ours to write. `accept` is not: an endpoint may have one of its own.
+fn is_ours(name: &HeaderName) -> bool {
+    [CONTENT_TYPE, USER_AGENT, TRACEPARENT, TRACESTATE].contains(name)
+        || [WEBHOOK_ID, WEBHOOK_TIMESTAMP, WEBHOOK_SIGNATURE].contains(name)
+        || [EVENT_IDS, INTEGRATOR, OCCURRED_AT, ATTEMPT].contains(name)
 }
 
-fn occurred_at(occurred: Option<&OccurredAt>, received_at: Timestamp) -> String {
-    let Some(occurred) = occurred else { return received_at.to_string() };
+fn ids<'a>(events: &[&'a Event]) -> Cow<'a, str> {
+    if let [event] = events {
+        return encode(event.id.as_str());
+    }
+    let mut list = String::with_capacity(events.iter().map(|event| event.id.as_str().len() + 1).sum());
+    for event in events {
+        if !list.is_empty() {
+            list.push(',');
+        }
+        list.extend(utf8_percent_encode(event.id.as_str(), UNSAFE));
+    }
+    Cow::Owned(list)
+}
+
+fn occurred_at(occurred: Option<&OccurredAt>, received_at: Timestamp) -> Cow<'_, str> {
+    let Some(occurred) = occurred else { return Cow::Owned(received_at.to_string()) };
     let text = occurred.text.trim();
     let safe = (1..=LONGEST_TIME).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_graphic() || byte == b' ');
-    if safe { text.to_owned() } else { occurred.at.unwrap_or(received_at).to_string() }
+    if safe { Cow::Borrowed(text) } else { Cow::Owned(occurred.at.unwrap_or(received_at).to_string()) }
 }
 
 /// Bytes of an id in the header [`EVENT_IDS`].
@@ -135,15 +161,18 @@ pub fn encoded_length(id: &EventId) -> usize {
 }
 
 /// Makes any text fit into a header and into a list with commas. `percent_decode` gives it back.
-fn encode(text: &str) -> String {
-    utf8_percent_encode(text, UNSAFE).to_string()
+fn encode(text: &str) -> Cow<'_, str> {
+    utf8_percent_encode(text, UNSAFE).into()
 }
 
 /// Sets a header; a value that can be none is left out, which no text can be after encoding and vetting.
-fn put(headers: &mut HeaderMap, name: HeaderName, value: &str) {
-    match HeaderValue::from_str(value) {
-        Ok(value) => _ = headers.insert(name, value),
-        Err(_) => _ = headers.remove(name),
+fn put(headers: &mut HeaderMap, name: HeaderName, value: Cow<'_, str>) {
+    let value = match value {
+        Cow::Borrowed(text) => HeaderValue::from_str(text),
+        Cow::Owned(text) => HeaderValue::from_maybe_shared(Bytes::from(text)),
+    };
+    if let Ok(value) = value {
+        headers.insert(name, value);
     }
 }
 
@@ -218,6 +247,45 @@ mod tests {
     }
 
     #[test]
+    fn several_events_are_told_as_the_first_of_them_and_by_the_highest_attempt() {
+        let mut events = [event("e1", "2025-09-03T06:38:08Z"), event("e2", "2025-09-04T06:38:08Z")];
+        events[1].trace = None;
+        let past = |attempts, at| History { attempts, ..History::new(Timestamp::from_millis(at)) };
+        let attempt = Attempt::next([&past(0, 5), &past(4, 2), &past(1, 9)], NOW);
+        assert_eq!(attempt, Attempt { number: 5, received_at: Timestamp::from_millis(5), now: NOW });
+        let request = compose(&endpoint(), &[&events[0], &events[1]], b"[]".to_vec(), &attempt);
+        assert_eq!(header(&request, "callback-event-ids"), "e1,e2");
+        assert_eq!((header(&request, "callback-occurred-at"), header(&request, "callback-attempt")), ("2025-09-03T06:38:08Z", "5"));
+        assert!(request.headers.contains_key("traceparent"));
+        let reversed = compose(&endpoint(), &[&events[1], &events[0]], b"[]".to_vec(), &attempt);
+        assert!(!reversed.headers.contains_key("traceparent") && !reversed.headers.contains_key("tracestate"));
+        assert_ne!(reversed.webhook_id, request.webhook_id);
+        let alone = compose(&endpoint(), &[&events[0]], b"[]".to_vec(), &attempt);
+        assert_ne!(alone.webhook_id, request.webhook_id);
+    }
+
+    #[test]
+    fn the_length_of_an_id_is_that_in_the_header() {
+        for id in ["e", "a,b", "100%", "ü\r\n", "Concedus+Q000020AA+14"] {
+            let event = event(id, "");
+            let request = compose(&endpoint(), &[&event], b"[]".to_vec(), &ATTEMPT_3);
+            assert_eq!(header(&request, "callback-event-ids").len(), encoded_length(&event.id), "{id:?}");
+        }
+    }
+
+    #[test]
+    fn headers_are_written_into_the_room_that_was_made_for_them() {
+        let mut endpoint = endpoint();
+        endpoint.signing = vec![SigningSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap()];
+        for name in ["x-a", "x-b", "x-c", "x-d", "x-e"] {
+            endpoint.headers.insert(name, HeaderValue::from_static("x"));
+        }
+        let request = compose(&endpoint, &[&event("e", "")], b"[]".to_vec(), &ATTEMPT_3);
+        let room = HeaderMap::<HeaderValue>::with_capacity(request.headers.len() + OF_THE_CONNECTION).capacity();
+        assert_eq!((request.headers.len(), request.headers.capacity()), (5 + OURS + 3, room));
+    }
+
+    #[test]
     fn a_time_that_is_no_header_value_is_replaced() {
         for (text, expected) in [
             (" 2025-09-03T06:38:08Z\n", "2025-09-03T06:38:08Z"),
@@ -236,13 +304,18 @@ mod tests {
     #[test]
     fn static_headers_are_sent_and_replace_none_of_ours() {
         let mut endpoint = endpoint();
-        for (name, value) in [("x-acme-signature", "s3cret"), ("webhook-id", "forged"), ("webhook-signature", "v1,x"), ("tracestate", "x")]
-        {
+        for (name, value) in [
+            ("x-acme-signature", "s3cret"),
+            ("accept", "text/x"),
+            ("webhook-id", "forged"),
+            ("webhook-signature", "v1,x"),
+            ("tracestate", "x"),
+        ] {
             endpoint.headers.insert(name, value.parse().unwrap());
         }
         let event = decode(r#"{"id":"e","integrator":"acme","topic":"t","data":[]}"#.into(), &Metadata::default()).unwrap();
         let request = compose(&endpoint, &[&event], b"[]".to_vec(), &ATTEMPT_3);
-        assert_eq!(header(&request, "x-acme-signature"), "s3cret");
+        assert_eq!((header(&request, "x-acme-signature"), header(&request, "accept")), ("s3cret", "text/x"));
         assert_eq!(header(&request, "webhook-id"), request.webhook_id);
         assert!(!request.headers.contains_key("webhook-signature") && !request.headers.contains_key("tracestate"));
         endpoint.signing = vec![SigningSecret::parse("whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw").unwrap()];

@@ -16,11 +16,12 @@ pub struct RetryPolicy {
     pub multiplier: f64,
     /// No wait of the schedule is longer.
     pub max_delay: Duration,
-    /// No attempt is planned for later than this after the event's first receipt (or its last replay).
+    /// No attempt is planned for later than this after the event's first receipt (or its last replay), but the one that
+    /// [`decide`](super::decide::decide) grants to a member of a failed batch.
     pub max_age: Duration,
     /// A wait is moved at random by up to this share of itself, 0 to 1.
     pub jitter: f64,
-    /// After so many attempts the delivery is given up; `None`: only the age counts.
+    /// After so many attempts the delivery is given up, with the same exception; `None`: only the age counts.
     pub max_attempts: Option<u32>,
     /// A `Retry-After` beyond this counts as this.
     pub max_retry_after: Duration,
