@@ -388,6 +388,8 @@ mod subscription {
         let mut config = small_budget(&vhost);
         // Room for all of them: nothing is held up or given back.
         config.worker.max_bytes_in_flight = 1024 * MIB;
+        // The connection is to outlive it.
+        config.broker.heartbeat = Duration::from_secs(30);
         let amqp = vhost.connect().await;
         fill(&config, &amqp, 30, 4 * MIB).await;
         let (subscription, mut messages) = subscribe(&config, 500);

@@ -1,15 +1,13 @@
-//! Ends a connection when nobody waits for it any more.
+//! Ends a connection that is still being made when nobody waits for it any more.
 //!
 //! The client library makes a connection on a thread of its own and waits there without limit: a broker, or a balancer in
-//! front of it, that takes connections and says nothing would cost a thread and a socket at every try. And a connection whose
-//! consumer is gone is read on until both sides have agreed on its end: a prefetch window of large messages would pile up
-//! that nobody takes.
+//! front of it, that takes connections and says nothing would cost a thread and a socket at every try.
 
 use std::net::{Shutdown, TcpStream};
 use std::os::fd::AsFd;
 use std::sync::{Arc, Mutex, PoisonError};
 
-/// Cuts the socket when it is dropped, unless it is removed before.
+/// Cuts the socket when it is dropped, unless the connection was made.
 #[derive(Debug, Default)]
 pub(super) struct Fuse(Arc<Mutex<State>>);
 
@@ -30,7 +28,7 @@ impl Fuse {
         Wire(Arc::clone(&self.0))
     }
 
-    /// From now on the connection ends when its owner ends it.
+    /// The connection is made: from now on its owner ends it.
     pub(super) fn remove(self) {
         *self.0.lock().unwrap_or_else(PoisonError::into_inner) = State::NoSocketYet;
     }

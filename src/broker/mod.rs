@@ -15,6 +15,7 @@ pub mod subscription;
 mod tap;
 pub mod topology;
 mod unblocked;
+mod valve;
 pub mod verdict;
 mod window;
 mod write_path;

@@ -14,12 +14,12 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::acks::{Acks, AcksOf};
 use super::claim::Claim;
-use super::connection::{BrokerError, connect_with_fuse, short, within};
-use super::fuse::Fuse;
+use super::connection::{BrokerError, connect_behind, short, within};
 use super::quarantine::Pace;
 use super::share::{Share, Weight, weigh};
 use super::subscription::{Ground, Inbound, Orders};
 use super::tap::{self, Flow, Tap};
+use super::valve::Valve;
 use super::window::{Cause, Window};
 use crate::config::Broker;
 use crate::telemetry::{Fact, Telemetry};
@@ -89,25 +89,26 @@ impl Feed {
             // Nobody will ever publish again.
             std::future::pending::<()>().await;
         }
-        let (connection, fuse) = connect_with_fuse(&self.broker, &self.queue).await?;
+        let valve = Valve::default();
+        let connection = connect_behind(valve.clone(), &self.broker, &self.queue).await?;
         let prefetch = tempo.prefetch();
-        let tap = match self.tap(&connection, prefetch).await {
+        let tap = match self.tap(&connection, prefetch, &valve).await {
             Err(error) if error.is_missing() && declare => {
                 let declared = self.ground.topology.declare(&connection, timeout).await;
                 let objects = declared.map_err(|error| BrokerError::Topology(error.to_string()))?;
                 self.telemetry.record(&Fact::TopologyReady { objects });
-                self.tap(&connection, prefetch).await?
+                self.tap(&connection, prefetch, &valve).await?
             }
             tap => tap?,
         };
         self.telemetry.record(&Fact::Consuming { queue: &self.queue, prefetch });
-        Ok(Session::new(self, (connection, fuse), tap))
+        Ok(Session::new(self, connection, tap))
     }
 
-    async fn tap(&self, connection: &Connection, prefetch: u16) -> Result<Tap, BrokerError> {
+    async fn tap(&self, connection: &Connection, prefetch: u16, valve: &Valve) -> Result<Tap, BrokerError> {
         let limit = self.broker.timeout;
         let channel = within(limit, "open a channel", connection.create_channel()).await?;
-        Tap::open(channel, &self.queue, prefetch, limit).await
+        Tap::open(channel, &self.queue, prefetch, limit, valve.clone()).await
     }
 }
 
@@ -115,8 +116,6 @@ impl Feed {
 pub(super) struct Session<'a> {
     feed: &'a Feed,
     connection: Connection,
-    /// Whatever is on its way when the session is lost stays with the broker.
-    _fuse: Fuse,
     tap: Tap,
     acks: Acks,
     over: CancellationToken,
@@ -148,7 +147,7 @@ enum Event<'a> {
 }
 
 impl<'a> Session<'a> {
-    fn new(feed: &'a Feed, (connection, fuse): (Connection, Fuse), tap: Tap) -> Self {
+    fn new(feed: &'a Feed, connection: Connection, tap: Tap) -> Self {
         let (over, fault) = (CancellationToken::new(), CancellationToken::new());
         let acks = Acks::start(AcksOf {
             channel: tap.channel().clone(),
@@ -166,7 +165,6 @@ impl<'a> Session<'a> {
         Self {
             feed,
             connection,
-            _fuse: fuse,
             tap,
             acks,
             _over_on_drop: over.clone().drop_guard(),
@@ -341,6 +339,8 @@ impl<'a> Session<'a> {
     /// not processed is delivered again.
     async fn say_goodbye(&mut self) {
         let limit = self.feed.broker.timeout;
+        // Nobody takes messages any more, and the answers to what follows have to get through.
+        self.tap.let_through();
         let _ = tokio::time::timeout(limit, self.acks.flush()).await;
         let _ = self.barrier(limit).await;
         let _ = within(limit, "close", self.connection.close(200, "OK".into())).await;

@@ -15,11 +15,12 @@ use lapin::{Channel, Consumer};
 use tokio::time::Instant;
 
 use super::connection::{BrokerError, short, within};
+use super::valve::Valve;
 
 /// What closing is called in errors.
 pub(super) const CANCEL: &str = "cancel the consumer";
 
-/// Where messages come from.
+/// Where messages come from. Dropping it ends the connection, if it has not been closed.
 pub(super) struct Tap {
     channel: Channel,
     queue: String,
@@ -27,6 +28,7 @@ pub(super) struct Tap {
     limit: Duration,
     consumer: Consumer,
     state: State,
+    valve: Valve,
 }
 
 enum State {
@@ -54,9 +56,9 @@ pub(super) enum Flow {
 
 impl Tap {
     /// Starts to consume.
-    pub(super) async fn open(channel: Channel, queue: &str, prefetch: u16, limit: Duration) -> Result<Self, BrokerError> {
+    pub(super) async fn open(channel: Channel, queue: &str, prefetch: u16, limit: Duration, valve: Valve) -> Result<Self, BrokerError> {
         let consumer = consume(&channel, queue, prefetch, limit).await?;
-        Ok(Self { channel, queue: queue.to_owned(), limit, consumer, state: State::Open })
+        Ok(Self { channel, queue: queue.to_owned(), limit, consumer, state: State::Open, valve })
     }
 
     pub(super) const fn channel(&self) -> &Channel {
@@ -79,8 +81,8 @@ impl Tap {
 
     /// What comes next; never anything from a closed tap.
     pub(super) async fn next(&mut self) -> Flow {
-        let Self { consumer, state, .. } = self;
-        std::future::poll_fn(|context| state.poll_next(consumer, context)).await
+        let Self { valve, consumer, state, .. } = self;
+        std::future::poll_fn(|context| valve.poll_taking(context, |context| state.poll_next(consumer, context))).await
     }
 
     /// Closes and takes what still comes with `take`. Returns when nothing comes any more.
@@ -96,6 +98,11 @@ impl Tap {
             }
         }
         Ok(())
+    }
+
+    /// Opens the connection's valve for good: for answers that nobody takes from here.
+    pub(super) fn let_through(&self) {
+        self.valve.stay_open();
     }
 
     /// Consumes again. To be called when it is closed.
@@ -145,6 +152,12 @@ impl State {
                 Flow::Dry
             }
         })
+    }
+}
+
+impl Drop for Tap {
+    fn drop(&mut self) {
+        self.valve.cut();
     }
 }
 
