@@ -106,6 +106,7 @@ shortest = "2h"
 longest = "1h"
 [worker]
 max_body = "16MB"
+max_bytes_in_flight = "1KiB"
 stop_timeout = 25
 [dead]
 retention = "0s"
@@ -145,6 +146,7 @@ fn everything_that_is_wrong_with_a_configuration_is_told_at_once() {
         r#"source[2].name: "b" stands there twice"#,
         "wait: the longest wait is shorter than the shortest",
         r#"worker.max_body: "16MB" is no size; write for example "16MiB" (units: B, KiB, MiB, GiB) or a number of bytes"#,
+        r#"worker.max_bytes_in_flight: "1KiB" is out of range; write "1MiB" to "1024GiB""#,
         r#"worker.stop_timeout: 25 is no duration; write for example "15s" (units: ms, s, m, h, d)"#,
         r#"dead.retention: "0s" is out of range; write "1s" to "365d""#,
         "delivery.max_in_flight: 1001 is out of range; write 1 to 1000",
@@ -279,6 +281,7 @@ fn variables_override_every_kind_of_key() {
         ("CALLBACKD__DELIVERY__RETRY__MULTIPLIER", "3"),
         ("CALLBACKD__DELIVERY__TIMEOUT", "5s"),
         ("CALLBACKD__WORKER__MAX_BODY", "1024"),
+        ("CALLBACKD__WORKER__MAX_BYTES_IN_FLIGHT", "1MiB"),
         ("CALLBACKD__EGRESS__ALLOW_PRIVATE_NETWORKS", "['10.0.0.0/8']"),
     ];
     let config = Folder::new().config(LEAST, &variables).unwrap();
@@ -288,7 +291,7 @@ fn variables_override_every_kind_of_key() {
     assert_eq!(config.sources[1].exchange, "true");
     assert_eq!(config.delivery.retry.multiplier, 3.0);
     assert_eq!(config.delivery.timeout, Duration::from_secs(5));
-    assert_eq!(config.worker.max_body, 1024);
+    assert_eq!((config.worker.max_body, config.worker.max_bytes_in_flight), (1024, 1 << 20));
     assert_eq!(config.egress.private, PrivateNetworks::Only(vec!["10.0.0.0/8".parse().unwrap()]));
     assert!(!format!("{config:?}").contains("CANARY"));
 }
@@ -542,7 +545,7 @@ fn toml_value() -> impl Strategy<Value = String> {
 
 fn toml_key() -> impl Strategy<Value = String> {
     const KEYS: &str = "broker url prefix names route dead declare heartbeat timeout publish_channels source name exchange queue binding \
-        prefetch wait shortest longest worker max_body retention delivery max_in_flight retry initial multiplier max_delay jitter \
+        prefetch wait shortest longest worker max_body max_bytes_in_flight retention delivery max_in_flight retry initial multiplier max_delay jitter \
         max_attempts rate batch max_events max_wait max_bytes circuit consecutive failure_rate window initial_wait egress allow_http allow_private_networks admin listen integrators file log format level integrator key endpoint id \
         topics signing_secrets headers env x-acme";
     let keys: Vec<&str> = KEYS.split_whitespace().collect();

@@ -31,6 +31,8 @@ pub enum Settlement {
     Ack(u64),
     /// The broker moves it to the rejected.
     Reject(u64),
+    /// It goes back to its queue, untouched. The broker counts that against the queue's delivery limit.
+    GiveBack(u64),
     /// No message: answered when everything before it is written or counted as stale.
     Flush(oneshot::Sender<()>),
 }
@@ -78,6 +80,13 @@ impl Acks {
         self.written.load(Ordering::Relaxed)
     }
 
+    /// Gives a message back to its queue. To be called only when the consumer's cancel is on its way: a consumer that still
+    /// takes messages would get this one again at once, and again, until the queue's delivery limit is reached.
+    pub(super) fn give_back(&self, tag: u64) {
+        // The writer lives as long as this does.
+        let _ = self.settlements.send(Settlement::GiveBack(tag));
+    }
+
     /// Returns when everything settled before is written, or counted as stale.
     pub(super) async fn flush(&self) {
         let (done, flushed) = oneshot::channel();
@@ -110,12 +119,12 @@ impl Writer {
     }
 
     async fn write(&mut self, batch: Batch) {
-        let Batch { acks, rejects, flush } = batch;
-        let settled = (acks.len() + rejects.len()) as u64;
+        let Batch { acks, rejects, returns, flush } = batch;
+        let settled = (acks.len() + rejects.len() + returns.len()) as u64;
         let stale = if self.of.over.is_cancelled() {
             settled
         } else {
-            let burst = self.ledger.plan(acks, rejects);
+            let burst = self.ledger.plan(acks, rejects, returns);
             self.send(&burst).await
         };
         self.written.fetch_add(settled - stale, Ordering::Relaxed);
@@ -134,10 +143,9 @@ impl Writer {
         let acks = multiple.chain(burst.singles.iter().map(|tag| (*tag, false, 1))).map(|(tag, multiple, covers)| async move {
             channel.basic_ack(tag, BasicAckOptions { multiple }).await.map_or(covers, |()| 0)
         });
-        let rejects = burst
-            .rejects
-            .iter()
-            .map(|tag| async move { channel.basic_reject(*tag, BasicRejectOptions { requeue: false }).await.map_or(1, |()| 0) });
+        let rejects = burst.rejects.iter().map(|tag| (*tag, false)).chain(burst.returns.iter().map(|tag| (*tag, true)));
+        let rejects =
+            rejects.map(|(tag, requeue)| async move { channel.basic_reject(tag, BasicRejectOptions { requeue }).await.map_or(1, |()| 0) });
         match timeout(self.of.limit, join(join_all(acks), join_all(rejects))).await {
             Ok((acks, rejects)) => acks.into_iter().chain(rejects).sum(),
             Err(_) => {
@@ -153,6 +161,7 @@ impl Writer {
 struct Batch {
     acks: Vec<u64>,
     rejects: Vec<u64>,
+    returns: Vec<u64>,
     flush: Option<oneshot::Sender<()>>,
 }
 
@@ -161,12 +170,13 @@ impl Batch {
         match settlement {
             Settlement::Ack(tag) => self.acks.push(tag),
             Settlement::Reject(tag) => self.rejects.push(tag),
+            Settlement::GiveBack(tag) => self.returns.push(tag),
             Settlement::Flush(done) => self.flush = Some(done),
         }
     }
 
     const fn is_full(&self) -> bool {
-        self.flush.is_some() || self.acks.len() + self.rejects.len() >= BURST
+        self.flush.is_some() || self.acks.len() + self.rejects.len() + self.returns.len() >= BURST
     }
 }
 
@@ -179,11 +189,13 @@ struct Burst {
     singles: Vec<u64>,
     /// Tags that are rejected.
     rejects: Vec<u64>,
+    /// Tags that go back to the queue.
+    returns: Vec<u64>,
 }
 
 impl Burst {
     fn messages(&self) -> u64 {
-        self.multiple.map_or(0, |(_, covers)| covers) + (self.singles.len() + self.rejects.len()) as u64
+        self.multiple.map_or(0, |(_, covers)| covers) + (self.singles.len() + self.rejects.len() + self.returns.len()) as u64
     }
 }
 
@@ -196,19 +208,19 @@ impl Ledger {
     /// Decides how the broker is told of newly settled tags, and takes them as told.
     ///
     /// The tag of `multiple` is itself among `acks`, since the broker refuses one that it knows as settled. What is rejected
-    /// in the same burst is never below it: the order of frames within a burst is not ours, and a message that is
-    /// acknowledged before its reject comes would be lost.
-    fn plan(&mut self, mut acks: Vec<u64>, rejects: Vec<u64>) -> Burst {
+    /// or given back in the same burst is never below it: the order of frames within a burst is not ours, and a message that
+    /// is acknowledged before its reject comes would be lost.
+    fn plan(&mut self, mut acks: Vec<u64>, rejects: Vec<u64>, returns: Vec<u64>) -> Burst {
         acks.sort_unstable();
         for tag in &acks {
             self.insert(*tag);
         }
         let contiguous = self.0.first_key_value().filter(|(first, _)| **first == 1).map_or(0, |(_, last)| *last);
         let singles = acks.split_off(acks.partition_point(|tag| *tag <= contiguous));
-        for tag in &rejects {
+        for tag in rejects.iter().chain(&returns) {
             self.insert(*tag);
         }
-        Burst { multiple: acks.last().map(|tag| (*tag, acks.len() as u64)), singles, rejects }
+        Burst { multiple: acks.last().map(|tag| (*tag, acks.len() as u64)), singles, rejects, returns }
     }
 
     fn insert(&mut self, tag: u64) {
@@ -231,6 +243,7 @@ mod tests {
     struct BrokerSide {
         unsettled: BTreeSet<u64>,
         acknowledged: BTreeSet<u64>,
+        returned: BTreeSet<u64>,
     }
 
     impl BrokerSide {
@@ -260,9 +273,10 @@ mod tests {
         }
 
         fn reject(&mut self, burst: &Burst) {
-            for tag in &burst.rejects {
+            for tag in burst.rejects.iter().chain(&burst.returns) {
                 assert!(self.unsettled.remove(tag), "{tag} is settled twice");
             }
+            self.returned.extend(&burst.returns);
         }
     }
 
@@ -272,20 +286,25 @@ mod tests {
             order in Just((1_u64..=200).collect::<Vec<_>>()).prop_shuffle(),
             sizes in prop::collection::vec(1_usize..20, 1..40),
             rejected in prop::collection::btree_set(1_u64..=200, 0..30),
+            given_back in prop::collection::btree_set(1_u64..=200, 0..60),
             rejects_first: bool,
         ) {
-            let mut broker = BrokerSide { unsettled: (1..=200).collect(), acknowledged: BTreeSet::new() };
+            let rejected: BTreeSet<u64> = rejected.difference(&given_back).copied().collect();
+            let unwanted: BTreeSet<u64> = rejected.union(&given_back).copied().collect();
+            let mut broker = BrokerSide { unsettled: (1..=200).collect(), acknowledged: BTreeSet::new(), returned: BTreeSet::new() };
             let mut ledger = Ledger::default();
             let (mut settled, mut rest) = (BTreeSet::new(), order.as_slice());
             for size in sizes {
                 let (now, later) = rest.split_at(size.min(rest.len()));
                 rest = later;
                 settled.extend(now.iter().copied());
-                let (rejects, acks): (Vec<u64>, Vec<u64>) = now.iter().partition(|tag| rejected.contains(tag));
-                let burst = ledger.plan(acks, rejects);
+                let (unwanted_now, acks): (Vec<u64>, Vec<u64>) = now.iter().partition(|tag| unwanted.contains(tag));
+                let (returns, rejects) = unwanted_now.into_iter().partition(|tag| given_back.contains(tag));
+                let burst = ledger.plan(acks, rejects, returns);
                 prop_assert_eq!(burst.messages(), now.len() as u64);
                 broker.take(&burst, rejects_first);
-                prop_assert_eq!(&broker.acknowledged, &settled.difference(&rejected).copied().collect::<BTreeSet<_>>());
+                prop_assert_eq!(&broker.acknowledged, &settled.difference(&unwanted).copied().collect::<BTreeSet<_>>());
+                prop_assert_eq!(&broker.returned, &settled.intersection(&given_back).copied().collect::<BTreeSet<_>>());
                 prop_assert!(ledger.0.len() <= broker.unsettled.len() + 1);
             }
         }
@@ -294,11 +313,11 @@ mod tests {
     #[test]
     fn a_hung_message_holds_back_no_other() {
         let mut ledger = Ledger::default();
-        let burst = ledger.plan(vec![3, 2, 5], vec![]);
-        assert_eq!(burst, Burst { multiple: None, singles: vec![2, 3, 5], rejects: vec![] });
-        let burst = ledger.plan(vec![1], vec![4]);
-        assert_eq!(burst, Burst { multiple: Some((1, 1)), singles: vec![], rejects: vec![4] });
-        let burst = ledger.plan(vec![7, 6, 9], vec![]);
-        assert_eq!(burst, Burst { multiple: Some((7, 2)), singles: vec![9], rejects: vec![] });
+        let burst = ledger.plan(vec![3, 2, 5], vec![], vec![]);
+        assert_eq!(burst, Burst { multiple: None, singles: vec![2, 3, 5], ..Burst::default() });
+        let burst = ledger.plan(vec![1], vec![4], vec![]);
+        assert_eq!(burst, Burst { multiple: Some((1, 1)), rejects: vec![4], ..Burst::default() });
+        let burst = ledger.plan(vec![7, 6, 9], vec![], vec![8]);
+        assert_eq!(burst, Burst { multiple: Some((7, 2)), singles: vec![9], returns: vec![8], ..Burst::default() });
     }
 }

@@ -4,12 +4,15 @@ use std::io;
 use std::net::SocketAddr;
 use std::time::Duration;
 
+use async_rs::util::RuntimeParts;
+use async_rs::{Runtime, Tokio};
 use lapin::tcp::{AsyncTcpStream, TLSConfig};
 use lapin::types::ShortString;
 use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Connection, ConnectionProperties, ErrorKind};
 
 use super::fuse::{Fuse, Wire};
+use super::valve::{Dial, Valve};
 use crate::config::Broker;
 
 /// What the broker calls a missing exchange or queue (AMQP 0-9-1, reply code `not-found`).
@@ -111,13 +114,20 @@ impl BrokerError {
 /// # Errors
 /// [`BrokerError`] when there is no usable connection within the configured limit.
 pub async fn connect(broker: &Broker, link: &str) -> Result<Connection, BrokerError> {
+    let valve = Valve::default();
+    valve.stay_open();
+    connect_behind(valve, broker, link).await
+}
+
+/// The same, and what is read from the broker goes through a valve.
+pub(super) async fn connect_behind(valve: Valve, broker: &Broker, link: &str) -> Result<Connection, BrokerError> {
     // Another part of the process may have been first: the same provider is then in place already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut uri: AMQPUri = broker.url.expose().parse().map_err(|_| BrokerError::BadUrl)?;
     uri.query.heartbeat.get_or_insert_with(|| whole_seconds(broker.heartbeat));
     let properties = ConnectionProperties::default().with_connection_name(format!("callbackd {link}").into());
     let fuse = Fuse::default();
-    let opening = open(uri, properties, fuse.wire(), broker.timeout);
+    let opening = open(uri, properties, (fuse.wire(), valve), broker.timeout);
     let unreachable = |why| BrokerError::Unreachable { broker: broker.url.to_string(), why };
     let connection = tokio::time::timeout(broker.timeout, opening)
         .await
@@ -135,23 +145,24 @@ fn words(error: &lapin::Error) -> String {
     }
 }
 
-/// As the client library does it, but with the socket behind a fuse and the limit also on the thread that opens it.
-async fn open(uri: AMQPUri, properties: ConnectionProperties, wire: Wire, limit: Duration) -> lapin::Result<Connection> {
+/// As the client library does it, but with the socket behind a fuse and a valve, and the limit also on the thread that opens it.
+async fn open(uri: AMQPUri, properties: ConnectionProperties, (wire, valve): (Wire, Valve), limit: Duration) -> lapin::Result<Connection> {
     let (host, port) = (uri.authority.host.clone(), uri.authority.port);
     let addresses: Vec<SocketAddr> = tokio::net::lookup_host((host, port)).await?.collect();
-    let reactor = lapin::runtime::default_runtime()?;
+    let reactor = Dial::behind(valve);
+    let runtime = Runtime::new(RuntimeParts::new(Tokio::current(), reactor.clone()));
     let dial = async move |uri: AMQPUri, _| {
         let connecting = AsyncTcpStream::connect(&reactor, addresses.clone());
         let stream = tokio::time::timeout(limit, connecting).await.map_err(io::Error::from)??;
         if let AsyncTcpStream::Plain(plain) = &stream {
-            wire.protect(plain.get_ref())?;
+            wire.protect(plain.socket.get_ref())?;
         }
         Ok(match uri.scheme {
             AMQPScheme::AMQP => stream,
             AMQPScheme::AMQPS => stream.into_tls(&uri.authority.host, TLSConfig::default()).await?,
         })
     };
-    Connection::connector(uri, lapin::runtime::default_runtime()?, dial, properties).await
+    Connection::connector(uri, runtime, dial, properties).await
 }
 
 /// AMQP counts heartbeats in seconds, and 0 would turn them off.

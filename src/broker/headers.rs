@@ -18,6 +18,7 @@ use crate::domain::names::{EndpointId, SourceName};
 use crate::domain::time::Timestamp;
 use crate::telemetry::EventRef;
 
+pub(super) use size::held_size;
 pub use size::{DEEPEST, LARGEST_COPY, LARGEST_ORIGINAL, can_be_copied, encoded_size};
 
 /// The names of our headers. Times are milliseconds since the Unix epoch, 64 bits.

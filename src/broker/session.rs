@@ -1,23 +1,26 @@
 //! One connection that reads one queue, from its first delivery to its end.
 
 use std::collections::VecDeque;
+use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use futures_util::StreamExt as _;
+use lapin::Connection;
 use lapin::message::Delivery;
-use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions};
-use lapin::types::FieldTable;
-use lapin::{Channel, Connection};
+use lapin::options::{BasicGetOptions, BasicQosOptions};
 use tokio::sync::{mpsc, watch};
 use tokio::time::{Instant, Interval, MissedTickBehavior, interval};
 use tokio_util::sync::{CancellationToken, DropGuard};
 
 use super::acks::{Acks, AcksOf};
 use super::claim::Claim;
-use super::connection::{BrokerError, connect, short, within};
+use super::connection::{BrokerError, connect_behind, short, within};
 use super::quarantine::Pace;
+use super::share::{Share, Weight, weigh};
 use super::subscription::{Ground, Inbound, Orders};
+use super::tap::{self, Flow, Tap};
+use super::valve::Valve;
+use super::window::{Cause, Window};
 use crate::config::Broker;
 use crate::telemetry::{Fact, Telemetry};
 
@@ -28,6 +31,7 @@ const LOOK: Duration = Duration::from_millis(250);
 pub(super) struct Feed {
     pub(super) queue: String,
     pub(super) prefetch: u16,
+    pub(super) share: Arc<Share>,
     pub(super) broker: Broker,
     pub(super) ground: Ground,
     pub(super) telemetry: Telemetry,
@@ -36,6 +40,24 @@ pub(super) struct Feed {
     pub(super) orders: Orders,
     /// Cancelled when no new message can come any more.
     pub(super) quiet: CancellationToken,
+}
+
+/// How a queue is read, from one session to the next.
+pub(super) struct Tempo {
+    pub(super) pace: Pace,
+    pub(super) window: Window,
+}
+
+impl Tempo {
+    /// Whether another prefetch would be better, and can be had without a pause.
+    fn wants_change(&self, share: &Share) -> bool {
+        self.pace == Pace::Full && (self.window.is_too_wide() || (share.held() <= share.limit() / 4 && self.window.is_too_narrow()))
+    }
+
+    /// The prefetch that this comes to.
+    fn prefetch(&self) -> u16 {
+        self.pace.prefetch(self.window.now())
+    }
 }
 
 /// How a session ended.
@@ -61,38 +83,32 @@ impl End {
 impl Feed {
     /// Waits until copies can be published, then connects and starts to consume. So the publisher declares the topology, and
     /// not every queue's session at once. A queue that is missing nevertheless was deleted: a missing queue is declared, if we may, with all of the topology.
-    pub(super) async fn open(&self, pace: Pace) -> Result<Session<'_>, BrokerError> {
+    pub(super) async fn open(&self, tempo: &Tempo) -> Result<Session<'_>, BrokerError> {
         let Broker { declare, timeout, .. } = self.broker;
         if self.ground.able.clone().wait_for(|able| *able).await.is_err() {
             // Nobody will ever publish again.
             std::future::pending::<()>().await;
         }
-        let connection = connect(&self.broker, &self.queue).await?;
-        let prefetch = pace.prefetch(self.prefetch);
-        let (channel, consumer) = match self.first_consumer(&connection, prefetch).await {
+        let valve = Valve::default();
+        let connection = connect_behind(valve.clone(), &self.broker, &self.queue).await?;
+        let prefetch = tempo.prefetch();
+        let tap = match self.tap(&connection, prefetch, &valve).await {
             Err(error) if error.is_missing() && declare => {
                 let declared = self.ground.topology.declare(&connection, timeout).await;
                 let objects = declared.map_err(|error| BrokerError::Topology(error.to_string()))?;
                 self.telemetry.record(&Fact::TopologyReady { objects });
-                self.first_consumer(&connection, prefetch).await?
+                self.tap(&connection, prefetch, &valve).await?
             }
-            consuming => consuming?,
+            tap => tap?,
         };
-        Ok(Session::new(self, connection, channel, consumer))
+        self.telemetry.record(&Fact::Consuming { queue: &self.queue, prefetch });
+        Ok(Session::new(self, connection, tap))
     }
 
-    async fn first_consumer(&self, connection: &Connection, prefetch: u16) -> Result<(Channel, lapin::Consumer), BrokerError> {
-        let channel = within(self.broker.timeout, "open a channel", connection.create_channel()).await?;
-        let consumer = self.consumer(&channel, prefetch).await?;
-        Ok((channel, consumer))
-    }
-
-    /// The prefetch is set per consumer: a global one kills the connection of a quorum queue.
-    async fn consumer(&self, channel: &Channel, prefetch: u16) -> Result<lapin::Consumer, BrokerError> {
-        let queue = short("the name of the queue", &self.queue)?;
-        within(self.broker.timeout, "set the prefetch", channel.basic_qos(prefetch, BasicQosOptions { global: false })).await?;
-        let consume = channel.basic_consume(queue, "".into(), BasicConsumeOptions::default(), FieldTable::default());
-        within(self.broker.timeout, "consume", consume).await
+    async fn tap(&self, connection: &Connection, prefetch: u16, valve: &Valve) -> Result<Tap, BrokerError> {
+        let limit = self.broker.timeout;
+        let channel = within(limit, "open a channel", connection.create_channel()).await?;
+        Tap::open(channel, &self.queue, prefetch, limit, valve.clone()).await
     }
 }
 
@@ -100,10 +116,7 @@ impl Feed {
 pub(super) struct Session<'a> {
     feed: &'a Feed,
     connection: Connection,
-    channel: Channel,
-    consumer: lapin::Consumer,
-    /// The consumer's stream has said its last.
-    drained: bool,
+    tap: Tap,
     acks: Acks,
     over: CancellationToken,
     _over_on_drop: DropGuard,
@@ -112,7 +125,9 @@ pub(super) struct Session<'a> {
     able: watch::Receiver<bool>,
     /// Since when copies cannot be published.
     unable_since: Option<Instant>,
-    pending: VecDeque<Delivery>,
+    pending: VecDeque<(Delivery, Weight)>,
+    /// Messages given back since the tap began to close.
+    given_back: u64,
     received: u64,
     last_received: Instant,
 }
@@ -125,15 +140,17 @@ enum Event<'a> {
     Fault,
     Look,
     Turned,
-    Delivery(Option<lapin::Result<Delivery>>),
+    Flow(Flow),
+    /// The tap can be opened again.
+    Free,
     Room(Option<mpsc::Permit<'a, Inbound>>),
 }
 
 impl<'a> Session<'a> {
-    fn new(feed: &'a Feed, connection: Connection, channel: Channel, consumer: lapin::Consumer) -> Self {
+    fn new(feed: &'a Feed, connection: Connection, tap: Tap) -> Self {
         let (over, fault) = (CancellationToken::new(), CancellationToken::new());
         let acks = Acks::start(AcksOf {
-            channel: channel.clone(),
+            channel: tap.channel().clone(),
             queue: feed.queue.clone(),
             limit: feed.broker.timeout,
             over: over.clone(),
@@ -148,9 +165,7 @@ impl<'a> Session<'a> {
         Self {
             feed,
             connection,
-            channel,
-            consumer,
-            drained: false,
+            tap,
             acks,
             _over_on_drop: over.clone().drop_guard(),
             over,
@@ -159,16 +174,19 @@ impl<'a> Session<'a> {
             able,
             unable_since: None,
             pending: VecDeque::new(),
+            given_back: 0,
             received: 0,
             last_received: Instant::now(),
         }
     }
-    /// Hands messages over until the session ends, at the pace that is given and that changes back here to the full one.
-    pub(super) async fn serve(mut self, pace: &mut Pace) -> End {
+
+    /// Hands messages over until the session ends, at the tempo that is given and that changes here: from one by one back to
+    /// the full pace, and with the sizes of the messages.
+    pub(super) async fn serve(mut self, tempo: &mut Tempo) -> End {
         self.feed.live.send_replace(true);
         let end = loop {
             let event = self.next_event().await;
-            match self.take(event, pace).await {
+            match self.take(event, tempo).await {
                 Ok(false) => {}
                 Ok(true) => break End::Told,
                 Err(error) => break End::lost(error, self.acks.written()),
@@ -184,7 +202,9 @@ impl<'a> Session<'a> {
     async fn next_event(&mut self) -> Event<'a> {
         let feed = self.feed;
         let cancelled = feed.quiet.is_cancelled();
-        let may_hand_over = !self.pending.is_empty() && self.unable_since.is_none();
+        let next = self.pending.front().map(|(_, weight)| weight).filter(|_| self.unable_since.is_none());
+        // With nothing pending, the next message is kept whatever its size: so none can be given back for ever.
+        let may_open = self.tap.is_closed() && self.pending.is_empty() && !cancelled;
         tokio::select! {
             biased;
             () = feed.orders.cancel.cancelled(), if !cancelled => Event::Cancel,
@@ -192,13 +212,14 @@ impl<'a> Session<'a> {
             () = self.fault.cancelled() => Event::Fault,
             _ = self.look.tick() => Event::Look,
             Ok(()) = self.able.changed() => Event::Turned,
-            delivery = self.consumer.next(), if !self.drained => Event::Delivery(delivery),
-            permit = feed.messages.reserve(), if may_hand_over => Event::Room(permit.ok()),
+            flow = self.tap.next() => Event::Flow(flow),
+            () = feed.share.half_free(), if may_open => Event::Free,
+            permit = room(feed, next), if next.is_some() => Event::Room(permit.ok()),
         }
     }
 
     /// Whether the session is done.
-    async fn take(&mut self, event: Event<'a>, pace: &mut Pace) -> Result<bool, BrokerError> {
+    async fn take(&mut self, event: Event<'a>, tempo: &mut Tempo) -> Result<bool, BrokerError> {
         match event {
             Event::Cancel => self.stop_consuming().await?,
             Event::Close => {
@@ -206,12 +227,12 @@ impl<'a> Session<'a> {
                 return Ok(true);
             }
             Event::Fault => return Err(BrokerError::AcksStuck),
-            Event::Look => self.look_around(pace).await?,
+            Event::Look => self.look_around(tempo).await?,
             Event::Turned => self.turn(),
-            Event::Delivery(Some(Ok(delivery))) => self.receive(delivery),
-            Event::Delivery(Some(Err(source))) => return Err(BrokerError::Failed { step: "consume", source }),
-            Event::Delivery(None) if self.feed.quiet.is_cancelled() => self.drained = true,
-            Event::Delivery(None) => return Err(BrokerError::ConsumerEnded),
+            Event::Flow(Flow::Message(delivery)) => self.receive(delivery, tempo),
+            Event::Flow(Flow::Dry) => {}
+            Event::Flow(Flow::Broken(error)) => return Err(error),
+            Event::Free => self.open_again(tempo).await?,
             Event::Room(Some(permit)) => self.hand_over(permit),
             // Nobody is there to take messages: the same as if we had been told to close, unless somebody has told us to
             // cancel. Then the claims that are out are being settled, and who holds them says when to close.
@@ -227,17 +248,49 @@ impl<'a> Session<'a> {
         self.unable_since = if able { None } else { self.unable_since.or_else(|| Some(Instant::now())) };
     }
 
-    fn receive(&mut self, delivery: Delivery) {
+    /// Keeps a message until it can be handed over, or gives it back where the queue's share of the memory is used up. The
+    /// one that is next is always kept, whatever its size.
+    fn receive(&mut self, mut delivery: Delivery, tempo: &mut Tempo) {
         self.received += 1;
         self.last_received = Instant::now();
         // After a cancel the rest goes back unsettled.
-        if !self.feed.quiet.is_cancelled() {
-            self.pending.push_back(delivery);
+        if self.feed.quiet.is_cancelled() {
+            return;
+        }
+        let (body, share) = (delivery.data.len(), &self.feed.share);
+        let bytes = weigh(body, &delivery.properties);
+        tempo.window.saw(bytes);
+        if self.pending.is_empty() || share.has_room_for(bytes) {
+            // The body was put together from frames and may have twice the room that it needs.
+            delivery.data.shrink_to_fit();
+            self.pending.push_back((delivery, Weight::new(share, bytes, body)));
+        } else {
+            self.tap.close();
+            self.acks.give_back(delivery.delivery_tag);
+            self.given_back += 1;
+        }
+        if self.tap.is_open() && tempo.wants_change(share) {
+            self.tap.close();
         }
     }
 
+    /// Consumes again, with as many messages at one time as fit now.
+    async fn open_again(&mut self, tempo: &mut Tempo) -> Result<(), BrokerError> {
+        let (queue, telemetry) = (&self.feed.queue, &self.feed.telemetry);
+        let (before, given_back) = (tempo.window.now(), std::mem::take(&mut self.given_back));
+        tempo.window.change(if given_back > 0 { Cause::Overrun } else { Cause::Sizes });
+        let prefetch = tempo.prefetch();
+        self.tap.open_again(prefetch).await?;
+        if tempo.window.now() < before || given_back > 0 {
+            telemetry.record(&Fact::WindowNarrowed { queue, prefetch: tempo.window.now(), given_back });
+        }
+        telemetry.record(&Fact::Consuming { queue, prefetch });
+        Ok(())
+    }
+
     fn hand_over(&mut self, permit: mpsc::Permit<'a, Inbound>) {
-        let Some(delivery) = self.pending.pop_front() else { return };
+        let Some((delivery, mut weight)) = self.pending.pop_front() else { return };
+        weight.hand_over();
         permit.send(Inbound {
             claim: Claim::new(delivery.delivery_tag, self.acks.sender(), self.over.clone()),
             body: Bytes::from(delivery.data),
@@ -245,55 +298,49 @@ impl<'a> Session<'a> {
             exchange: delivery.exchange.to_string(),
             routing_key: delivery.routing_key.to_string(),
             redelivered: delivery.redelivered,
+            weight,
         });
     }
 
-    async fn look_around(&mut self, pace: &mut Pace) -> Result<(), BrokerError> {
-        if !self.connection.status().connected() || !self.channel.status().connected() {
+    async fn look_around(&mut self, tempo: &mut Tempo) -> Result<(), BrokerError> {
+        if !self.connection.status().connected() || !self.tap.channel().status().connected() {
             return Err(BrokerError::Ended);
+        }
+        let limit = self.feed.broker.timeout;
+        if self.tap.is_stuck() {
+            return Err(BrokerError::TimedOut { step: tap::CANCEL, limit });
         }
         let patience = self.feed.ground.patience;
         if self.unable_since.is_some_and(|since| since.elapsed() > patience) && !self.feed.quiet.is_cancelled() {
             self.feed.live.send_replace(false);
-            self.cancel_consumer().await?;
+            self.tap.run_dry(drop).await?;
             self.say_goodbye().await;
             return Err(BrokerError::GivenBack(patience));
         }
-        if pace.is_over(self.acks.written(), self.unsettled(), self.last_received.elapsed()) && !self.feed.quiet.is_cancelled() {
-            self.resume().await?;
-            *pace = Pace::Full;
+        let settled = self.acks.written();
+        if tempo.pace.is_over(settled, self.unsettled(), self.last_received.elapsed()) && !self.feed.quiet.is_cancelled() {
+            // Opened again, it has the full prefetch: on the same channel, so that no message that is out has to come again.
+            self.tap.close();
+            tempo.pace = Pace::Full;
             self.feed.telemetry.record(&Fact::QuarantineOver { queue: &self.feed.queue });
         }
-        Ok(())
-    }
-
-    /// Consumes at full prefetch again, on the same channel, so that no message that is out has to come again.
-    async fn resume(&mut self) -> Result<(), BrokerError> {
-        self.cancel_consumer().await?;
-        while let Some(delivery) = within_stream(self.feed.broker.timeout, self.consumer.next()).await? {
-            self.receive(delivery);
-        }
-        self.consumer = self.feed.consumer(&self.channel, self.feed.prefetch).await?;
         Ok(())
     }
 
     async fn stop_consuming(&mut self) -> Result<(), BrokerError> {
         self.feed.live.send_replace(false);
         self.pending.clear();
-        let cancelled = self.cancel_consumer().await;
+        let dry = self.tap.run_dry(drop).await;
         self.feed.quiet.cancel();
-        cancelled
-    }
-
-    async fn cancel_consumer(&self) -> Result<(), BrokerError> {
-        let cancel = self.channel.basic_cancel(self.consumer.tag(), BasicCancelOptions::default());
-        within(self.feed.broker.timeout, "cancel the consumer", cancel).await
+        dry
     }
 
     /// Closes the connection only after the broker has processed every acknowledgement. Errors are of no use here: what was
     /// not processed is delivered again.
     async fn say_goodbye(&mut self) {
         let limit = self.feed.broker.timeout;
+        // Nobody takes messages any more, and the answers to what follows have to get through.
+        self.tap.let_through();
         let _ = tokio::time::timeout(limit, self.acks.flush()).await;
         let _ = self.barrier(limit).await;
         let _ = within(limit, "close", self.connection.close(200, "OK".into())).await;
@@ -304,10 +351,10 @@ impl<'a> Session<'a> {
     /// the close, up to 416 came again in 11 of 20 runs, and after a plain round trip up to 223 in 4 of 20. Getting a message
     /// is the one question whose answer goes through the queue's own log, behind what the channel has sent; the round trip
     /// after it finds the rest sent too (0 in 40 runs). A message that is got goes back when the connection closes.
-    async fn barrier(&self, limit: Duration) -> Result<(), BrokerError> {
+    async fn barrier(&mut self, limit: Duration) -> Result<(), BrokerError> {
         let queue = short("the name of the queue", &self.feed.queue)?;
-        within(limit, "get", self.channel.basic_get(queue, BasicGetOptions { no_ack: false })).await?;
-        within(limit, "set the prefetch", self.channel.basic_qos(1, BasicQosOptions { global: false })).await
+        within(limit, "get", self.tap.channel().basic_get(queue, BasicGetOptions { no_ack: false })).await?;
+        within(limit, "set the prefetch", self.tap.channel().basic_qos(1, BasicQosOptions { global: false })).await
     }
 
     /// Messages received and not settled.
@@ -316,10 +363,10 @@ impl<'a> Session<'a> {
     }
 }
 
-/// The next of a stream that has been cancelled, within the limit.
-async fn within_stream(
-    limit: Duration,
-    next: impl Future<Output = Option<lapin::Result<Delivery>>>,
-) -> Result<Option<Delivery>, BrokerError> {
-    within(limit, "cancel the consumer", async { next.await.transpose() }).await
+/// A place for the next message with who takes it, once there is room for what it will need.
+async fn room<'a>(feed: &'a Feed, next: Option<&Weight>) -> Result<mpsc::Permit<'a, Inbound>, mpsc::error::SendError<()>> {
+    if let Some(weight) = next {
+        feed.share.room_for(weight).await;
+    }
+    feed.messages.reserve().await
 }

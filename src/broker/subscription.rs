@@ -14,8 +14,10 @@ use tokio_util::sync::{CancellationToken, DropGuard};
 use super::claim::Claim;
 use super::connection::{BrokerError, Pause};
 use super::quarantine::Pace;
-use super::session::{End, Feed};
+use super::session::{End, Feed, Tempo};
+use super::share::{Share, Weight};
 use super::topology::Topology;
+use super::window::Window;
 use crate::config::Config;
 use crate::domain::names::SourceName;
 use crate::telemetry::{Fact, Telemetry};
@@ -79,6 +81,9 @@ pub struct Inbound {
     pub redelivered: bool,
     /// The right to settle it.
     pub claim: Claim,
+    /// What it takes of its queue's share of the memory, until this is dropped. To be kept as long as anything of the message
+    /// is: no more messages come than fit beside it.
+    pub weight: Weight,
 }
 
 /// One queue that is being read, on a connection of its own: a message that the client library cannot read breaks the
@@ -118,7 +123,9 @@ impl Orders {
 
 impl Subscription {
     /// Starts to connect and to read as soon as copies can be published, and keeps at it. At most `prefetch` messages are
-    /// unsettled at one time. Must be called within a tokio runtime.
+    /// unsettled at one time, and fewer where they are large: what is received and not dropped takes no more than an equal
+    /// part of `worker.max_bytes_in_flight`, and one message more. When that window is changed, what is still out of the one
+    /// before does not count. Must be called within a tokio runtime.
     #[must_use]
     pub fn start(
         queue: QueueRole,
@@ -133,6 +140,8 @@ impl Subscription {
         let feed = Feed {
             queue: queue.queue,
             prefetch: prefetch.get(),
+            // Each source has two: first attempts, and retries that are due.
+            share: Share::new(config.worker.max_bytes_in_flight / (2 * config.sources.len()).max(1), telemetry.clone()),
             broker: config.broker.clone(),
             ground,
             telemetry,
@@ -181,22 +190,22 @@ struct Reader {
 impl Reader {
     async fn run(mut self) {
         let stop = self.feed.orders.cancel.clone();
-        let mut pace = Pace::Full;
-        while let Some(opened) = stop.run_until_cancelled(self.feed.open(pace)).await {
+        let mut tempo = Tempo { pace: Pace::Full, window: Window::new(self.feed.prefetch, self.feed.share.limit()) };
+        while let Some(opened) = stop.run_until_cancelled(self.feed.open(&tempo)).await {
             let started = Instant::now();
             let end = match opened {
                 Ok(session) => {
                     if !std::mem::replace(&mut self.told_connected, true) {
                         self.feed.telemetry.record(&Fact::BrokerConnected { link: &self.feed.queue });
                     }
-                    session.serve(&mut pace).await
+                    session.serve(&mut tempo).await
                 }
                 Err(error) => End::lost(error, 0),
             };
             let retry_in = match end {
                 End::Told => break,
                 End::Lost(error) => self.tell_lost(&error, started.elapsed()),
-                End::Poisoned { settled } => self.tell_poisoned(&mut pace, settled),
+                End::Poisoned { settled } => self.tell_poisoned(&mut tempo.pace, settled),
             };
             if stop.run_until_cancelled(sleep(retry_in)).await.is_none() {
                 break;

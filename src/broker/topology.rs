@@ -338,7 +338,12 @@ mod tests {
             },
             sources,
             ladder: Ladder::try_new(Duration::from_secs(1), Duration::from_secs(6 * 3600)).unwrap().into(),
-            worker: Worker { max_body: 16 << 20, unknown_integrator_wait: Duration::from_secs(600), stop_timeout: Duration::from_secs(25) },
+            worker: Worker {
+                max_body: 16 << 20,
+                max_bytes_in_flight: 256 << 20,
+                unknown_integrator_wait: Duration::from_secs(600),
+                stop_timeout: Duration::from_secs(25),
+            },
             dead: Dead { retention: Duration::from_secs(14 * 24 * 3600) },
             delivery: DeliveryPolicy::default(),
             egress: Egress { allow_http: false, private: PrivateNetworks::Denied },

@@ -56,6 +56,22 @@ pub enum Fact<'a> {
         /// The queue.
         queue: &'a str,
     },
+    /// A queue is consumed, with so many messages at one time.
+    Consuming {
+        /// The queue.
+        queue: &'a str,
+        /// Messages that it may have with us.
+        prefetch: u16,
+    },
+    /// The messages of a queue are too large for as many of them at one time as before.
+    WindowNarrowed {
+        /// The queue.
+        queue: &'a str,
+        /// Messages that it may have with us from now on.
+        prefetch: u16,
+        /// Messages that had to be given back to it.
+        given_back: u64,
+    },
     /// A copy was not confirmed; it is published again.
     PublishFailed {
         /// The queue it was meant for.

@@ -46,6 +46,8 @@ pub(super) fn write(fact: &Fact<'_>) {
         | Fact::BrokerUnblocked
         | Fact::Quarantined { .. }
         | Fact::QuarantineOver { .. }
+        | Fact::Consuming { .. }
+        | Fact::WindowNarrowed { .. }
         | Fact::PublishFailed { .. }
         | Fact::StaleAcks { .. }
         | Fact::TopologyReady { .. } => broker(fact),
@@ -165,6 +167,10 @@ fn broker(fact: &Fact<'_>) {
         Fact::BrokerUnblocked => info!(target: "callbackd", "broker unblocked"),
         Fact::Quarantined { queue } => warn!(target: "callbackd", queue, "quarantined"),
         Fact::QuarantineOver { queue } => info!(target: "callbackd", queue, "quarantine over"),
+        Fact::Consuming { queue, prefetch } => debug!(target: "callbackd", queue, prefetch, "consuming"),
+        Fact::WindowNarrowed { queue, prefetch, given_back } => {
+            info!(target: "callbackd", queue, prefetch, given_back, "window narrowed");
+        }
         Fact::PublishFailed { queue, error } => {
             warn!(target: "callbackd", queue, error = &*cut(error, TEXT_LIMIT), "publish failed");
         }

@@ -79,6 +79,16 @@ impl Telemetry {
         self.metrics.events.held.sub(signed(count));
     }
 
+    /// So many more bytes are held by messages.
+    pub fn held_bytes_add(&self, bytes: usize) {
+        self.metrics.events.held_bytes.add(signed(bytes));
+    }
+
+    /// So many bytes fewer are held by messages.
+    pub fn held_bytes_sub(&self, bytes: usize) {
+        self.metrics.events.held_bytes.sub(signed(bytes));
+    }
+
     /// All metrics in Prometheus' text format 0.0.4.
     #[must_use]
     pub fn metrics_text(&self) -> String {

@@ -106,6 +106,8 @@ impl Scene {
         telemetry.record(&Fact::BrokerUnblocked);
         telemetry.record(&Fact::Quarantined { queue });
         telemetry.record(&Fact::QuarantineOver { queue });
+        telemetry.record(&Fact::Consuming { queue, prefetch: 8 });
+        telemetry.record(&Fact::WindowNarrowed { queue, prefetch: 8, given_back: 5 });
         telemetry.record(&Fact::PublishFailed { queue: "callbacks.ident.wait.1s", error: "returned" });
         telemetry.record(&Fact::StaleAcks { queue, count: 3 });
         telemetry.record(&Fact::TopologyReady { objects: 70 });
@@ -134,6 +136,8 @@ impl Scene {
             "broker unblocked",
             "quarantined",
             "quarantine over",
+            "consuming",
+            "window narrowed",
             "publish failed",
             "stale acks",
             "topology ready",
@@ -280,6 +284,9 @@ fn every_fact_about_the_broker_and_the_process_shows() {
             "callbackd_broker_blocked 0",
             r#"callbackd_quarantined{queue="callbacks.ident"} 0"#,
             r#"callbackd_quarantines_total{queue="callbacks.ident"} 2"#,
+            r#"callbackd_prefetch{queue="callbacks.ident"} 8"#,
+            r#"callbackd_window_narrowed_total{queue="callbacks.ident"} 1"#,
+            r#"callbackd_given_back_total{queue="callbacks.ident"} 5"#,
             r#"callbackd_broker_connected{link="callbacks.ident"} 1"#,
             r#"callbackd_broker_reconnects_total{link="callbacks.ident"} 1"#,
             r#"callbackd_publish_failures_total{queue="callbacks.ident.wait.1s"} 1"#,
@@ -311,6 +318,9 @@ fn what_the_configuration_knows_starts_at_zero() {
             r#"callbackd_broker_connected{link="callbacks.ident.due"} 0"#,
             r#"callbackd_quarantined{queue="callbacks.ident"} 0"#,
             r#"callbackd_quarantines_total{queue="callbacks.ident.due"} 0"#,
+            r#"callbackd_prefetch{queue="callbacks.ident.due"} 0"#,
+            r#"callbackd_given_back_total{queue="callbacks.ident.due"} 0"#,
+            r#"callbackd_window_narrowed_total{queue="callbacks.ident.due"} 0"#,
             r#"callbackd_stale_acks_total{queue="callbacks.ident.due"} 0"#,
             r#"callbackd_publish_failures_total{queue="callbacks.dead"} 0"#,
             r#"callbackd_publish_failures_total{queue="callbacks.ident.wait.6h"} 0"#,
@@ -483,10 +493,15 @@ fn gauges_go_up_and_down() {
     telemetry.lane_waiting_add(5);
     telemetry.lane_waiting_sub(2);
     telemetry.held_add(3);
+    telemetry.held_bytes_add(3000);
+    telemetry.held_bytes_sub(1000);
     telemetry.held_sub(1);
     drop(first);
     assert_eq!(telemetry.in_flight(), 1);
-    assert_series(&telemetry, &["callbackd_in_flight 1", "callbackd_lane_waiting 3", "callbackd_held_events 2"]);
+    assert_series(
+        &telemetry,
+        &["callbackd_in_flight 1", "callbackd_lane_waiting 3", "callbackd_held_events 2", "callbackd_held_bytes 2000"],
+    );
     drop(second);
     assert_series(&telemetry, &["callbackd_in_flight 0"]);
 }

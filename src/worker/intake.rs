@@ -28,7 +28,7 @@ pub(super) async fn run(shared: Arc<Shared>, source: Arc<Source>, due: bool, mut
 
 fn admit(shared: &Arc<Shared>, source: &Arc<Source>, due: bool, inbound: Inbound) {
     let now = clock::now();
-    let Inbound { body, properties, exchange, routing_key, claim, .. } = inbound;
+    let Inbound { body, properties, exchange, routing_key, claim, weight, .. } = inbound;
     if !claim.is_live() {
         return;
     }
@@ -37,8 +37,8 @@ fn admit(shared: &Arc<Shared>, source: &Arc<Source>, due: bool, inbound: Inbound
     let late_by = history.as_ref().and_then(|history| history.due_at).map(|due_at| now.since(due_at));
     shared.telemetry.record(&Fact::Received { source: &source.name, due, late_by });
     let history = history.unwrap_or_else(|| History::new(now));
-    let _held = Held::new(&shared.telemetry);
-    let original = Original { source: Arc::clone(source), due, properties, exchange, routing_key, body, _held };
+    let held = Held::new(&shared.telemetry, weight);
+    let original = Original { source: Arc::clone(source), due, properties, exchange, routing_key, body, held };
 
     if !headers::can_be_copied(&original.properties, original.trust()) {
         return settle::reject_by_broker(shared, &original, claim);

@@ -8,7 +8,7 @@ use lapin::BasicProperties;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::headers::Trust;
-use crate::broker::{Claim, Proof};
+use crate::broker::{Claim, Proof, Weight};
 use crate::config::Source;
 use crate::domain::event::Event;
 use crate::domain::history::History;
@@ -24,7 +24,7 @@ pub(super) struct Original {
     pub routing_key: String,
     pub body: Bytes,
     /// Counts it among the messages in our hands.
-    pub _held: Held,
+    pub held: Held,
 }
 
 impl Original {
@@ -37,19 +37,22 @@ impl Original {
 /// A message that is an event, with its past and the right to settle it.
 pub(super) type Message = (Original, Event, History, Claim);
 
-/// Counts a message in our hands from its receipt until nothing of it is left.
-pub(super) struct Held(Telemetry);
+/// Counts a message in our hands, and what it weighs there, from its receipt until nothing of it is left.
+pub(super) struct Held {
+    telemetry: Telemetry,
+    weight: Weight,
+}
 
 impl Held {
-    pub(super) fn new(telemetry: &Telemetry) -> Self {
+    pub(super) fn new(telemetry: &Telemetry, weight: Weight) -> Self {
         telemetry.held_add(1);
-        Self(telemetry.clone())
+        Self { telemetry: telemetry.clone(), weight }
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.0.held_sub(1);
+        self.telemetry.held_sub(1);
     }
 }
 
@@ -79,7 +82,8 @@ pub(super) struct Stake(Arc<Parcel>);
 
 impl Parcel {
     /// Takes charge of a message on behalf of so many deliveries, one stake for each.
-    pub(super) fn split(message: Message, stakes: usize, telemetry: &Telemetry) -> Vec<Stake> {
+    pub(super) fn split(mut message: Message, stakes: usize, telemetry: &Telemetry) -> Vec<Stake> {
+        message.0.held.weight.for_deliveries(stakes);
         let parcel = Self::take(message, stakes, telemetry);
         (0..stakes).map(|_| Stake(Arc::clone(&parcel))).collect()
     }

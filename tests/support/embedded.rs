@@ -39,7 +39,7 @@ pub fn config(url: &str) -> Config {
             prefetch: NonZeroU16::new(100).expect("not 0"),
         }],
         ladder: Arc::new(Ladder::try_new(3600 * second, 3600 * second).expect("a ladder")),
-        worker: Worker { max_body: 1 << 24, unknown_integrator_wait: second, stop_timeout: second },
+        worker: Worker { max_body: 1 << 24, max_bytes_in_flight: 256 << 20, unknown_integrator_wait: second, stop_timeout: second },
         dead: Dead { retention: 3600 * second },
         delivery: DeliveryPolicy { timeout: second, ..DeliveryPolicy::default() },
         egress: Egress { allow_http: true, private: PrivateNetworks::Allowed },

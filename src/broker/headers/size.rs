@@ -40,6 +40,12 @@ pub fn can_be_copied(properties: &BasicProperties, trust: Trust) -> bool {
     shallow && encoded_size(properties) <= room
 }
 
+/// The same as [`encoded_size`], and as much as a frame where they are nested too deeply to be counted.
+pub(in crate::broker) fn held_size(properties: &BasicProperties) -> usize {
+    let shallow = properties.headers().as_ref().is_none_or(|headers| headers.into_iter().all(|(_, field)| is_shallow(field, DEEPEST)));
+    if shallow { encoded_size(properties) } else { FRAME_MAX }
+}
+
 fn is_shallow(field: &AMQPValue, levels: usize) -> bool {
     match field {
         AMQPValue::FieldArray(values) => levels > 0 && values.as_slice().iter().all(|value| is_shallow(value, levels - 1)),

@@ -17,6 +17,9 @@ pub(super) struct Broker {
     stale_acks: IntCounterVec,
     quarantined: IntGaugeVec,
     quarantines: IntCounterVec,
+    prefetch: IntGaugeVec,
+    narrowed: IntCounterVec,
+    given_back: IntCounterVec,
     links: Series<String, Link>,
 }
 
@@ -61,6 +64,21 @@ impl Broker {
                 "Times that a message that cannot be read broke the connection of its queue, which is consumed one by one from then on",
                 &["queue"],
             ),
+            prefetch: maker.gauges(
+                "callbackd_prefetch",
+                "Messages that the queue may have with the worker at one time: as configured, or fewer where they are large",
+                &["queue"],
+            ),
+            narrowed: maker.counters(
+                "callbackd_window_narrowed_total",
+                "Times that the queue's messages were too large for as many of them at one time as before",
+                &["queue"],
+            ),
+            given_back: maker.counters(
+                "callbackd_given_back_total",
+                "Messages given back to the queue because there was no room for them; each counts against its delivery limit",
+                &["queue"],
+            ),
             links: Series::default(),
         }
     }
@@ -81,6 +99,9 @@ impl Broker {
         self.stale_acks.with_label_values(&[queue]);
         self.quarantined.with_label_values(&[queue]);
         self.quarantines.with_label_values(&[queue]);
+        self.prefetch.with_label_values(&[queue]);
+        self.narrowed.with_label_values(&[queue]);
+        self.given_back.with_label_values(&[queue]);
     }
 
     pub(super) fn count(&self, fact: &Fact<'_>) {
@@ -100,6 +121,11 @@ impl Broker {
                 self.quarantines.with_label_values(&[queue]).inc();
             }
             Fact::QuarantineOver { queue } => self.quarantined.with_label_values(&[queue]).set(0),
+            Fact::Consuming { queue, prefetch } => self.prefetch.with_label_values(&[queue]).set(prefetch.into()),
+            Fact::WindowNarrowed { queue, given_back, .. } => {
+                self.narrowed.with_label_values(&[queue]).inc();
+                self.given_back.with_label_values(&[queue]).inc_by(given_back);
+            }
             Fact::PublishFailed { queue, .. } => self.publish_failures.with_label_values(&[queue]).inc(),
             Fact::StaleAcks { queue, count } => self.stale_acks.with_label_values(&[queue]).inc_by(count),
             _ => {}

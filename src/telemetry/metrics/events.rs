@@ -21,6 +21,7 @@ pub(in crate::telemetry) struct Events {
     waits: [(WaitCause, IntCounter); WaitCause::ALL.len()],
     lateness: Histogram,
     pub(in crate::telemetry) held: IntGauge,
+    pub(in crate::telemetry) held_bytes: IntGauge,
     sources: Series<SourceName, PerSource>,
 }
 
@@ -58,6 +59,10 @@ impl Events {
                 &LATENESS,
             ),
             held: maker.gauge("callbackd_held_events", "Messages taken from the broker by the worker and not yet settled or given up"),
+            held_bytes: maker.gauge(
+                "callbackd_held_bytes",
+                "Bytes that messages taken from the broker are reckoned to take in memory, with the requests rendered from them",
+            ),
             sources: Series::default(),
         }
     }

@@ -88,6 +88,8 @@ impl Metrics {
             | Fact::BrokerUnblocked
             | Fact::Quarantined { .. }
             | Fact::QuarantineOver { .. }
+            | Fact::Consuming { .. }
+            | Fact::WindowNarrowed { .. }
             | Fact::PublishFailed { .. }
             | Fact::StaleAcks { .. } => self.broker.count(fact),
             Fact::Started { .. } | Fact::Reloaded { .. } | Fact::ReloadRefused { .. } => self.service.count(fact),
