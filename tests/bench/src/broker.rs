@@ -5,8 +5,8 @@ use std::time::Duration;
 use anyhow::{Context as _, bail, ensure};
 use futures_util::StreamExt as _;
 use futures_util::stream::FuturesUnordered;
-use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::Confirmation;
+use lapin::options::{BasicPublishOptions, ConfirmSelectOptions, QueueDeclareOptions};
 use lapin::types::{FieldTable, ShortString};
 use lapin::{BasicProperties, Channel, Connection, ConnectionProperties};
 use serde_json::{Value, json};
@@ -25,7 +25,7 @@ pub struct Broker {
     port: u16,
     vhost: String,
     http: reqwest::Client,
-    connection: Option<Connection>,
+    open: Option<(Connection, Channel)>,
 }
 
 /// Which integrators the events are for, in turn.
@@ -50,7 +50,7 @@ impl Broker {
     /// The default virtual host of the node at that port.
     #[must_use]
     pub fn at(port: u16) -> Self {
-        Self { port, vhost: String::new(), http: reqwest::Client::new(), connection: None }
+        Self { port, vhost: String::new(), http: reqwest::Client::new(), open: None }
     }
 
     /// Its AMQP URL.
@@ -64,7 +64,7 @@ impl Broker {
     /// # Errors
     /// What the broker says.
     pub async fn fresh(&mut self, name: &str) -> anyhow::Result<()> {
-        self.connection = None;
+        self.open = None;
         if !self.vhost.is_empty() {
             let before = std::mem::take(&mut self.vhost);
             self.manage(reqwest::Method::DELETE, &format!("vhosts/{before}"), None).await?;
@@ -98,13 +98,16 @@ impl Broker {
         Ok(format!("RabbitMQ {}, Erlang {}", text("rabbitmq_version"), text("erlang_version")))
     }
 
+    /// The one channel, which confirms. Made anew when it is gone.
     async fn channel(&mut self) -> anyhow::Result<Channel> {
-        let live = self.connection.as_ref().filter(|connection| connection.status().connected());
-        if live.is_none() {
-            let connection = timeout(LIMIT, Connection::connect(&self.url(), ConnectionProperties::default())).await??;
-            self.connection = Some(connection);
+        if let Some((_, channel)) = self.open.as_ref().filter(|(_, channel)| channel.status().connected()) {
+            return Ok(channel.clone());
         }
-        Ok(self.connection.as_ref().context("no connection")?.create_channel().await?)
+        let connection = timeout(LIMIT, Connection::connect(&self.url(), ConnectionProperties::default())).await??;
+        let channel = connection.create_channel().await?;
+        channel.confirm_select(ConfirmSelectOptions::default()).await?;
+        self.open = Some((connection, channel.clone()));
+        Ok(channel)
     }
 
     /// Publishes that many events as fast as the broker confirms, to the exchange.
@@ -113,7 +116,6 @@ impl Broker {
     /// One is not confirmed, or not routed.
     pub async fn fill(&mut self, exchange: &str, numbers: std::ops::Range<u64>, to: Integrators) -> anyhow::Result<()> {
         let channel = self.channel().await?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await?;
         let mut unconfirmed = FuturesUnordered::new();
         for number in numbers {
             unconfirmed.push(publish(&channel, exchange, number, to));
@@ -124,7 +126,6 @@ impl Broker {
         while let Some(confirmed) = timeout(LIMIT, unconfirmed.next()).await.context("no confirm")? {
             confirmed?;
         }
-        channel.close(200, "done".into()).await?;
         Ok(())
     }
 
@@ -134,7 +135,6 @@ impl Broker {
     /// One is not confirmed, or not routed.
     pub async fn pace(&mut self, exchange: &str, numbers: std::ops::Range<u64>, (rate, to): (u32, Integrators)) -> anyhow::Result<()> {
         let channel = self.channel().await?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await?;
         let mut unconfirmed = FuturesUnordered::new();
         let mut tick = interval(Duration::from_millis(1));
         tick.set_missed_tick_behavior(MissedTickBehavior::Skip);
@@ -153,7 +153,6 @@ impl Broker {
         while let Some(confirmed) = timeout(LIMIT, unconfirmed.next()).await.context("no confirm")? {
             confirmed?;
         }
-        channel.close(200, "done".into()).await?;
         Ok(())
     }
 
@@ -163,9 +162,7 @@ impl Broker {
     /// What the broker says.
     pub async fn ready(&mut self, queue: &str) -> anyhow::Result<u64> {
         let channel = self.channel().await?;
-        let ready = ready(&channel, queue).await?;
-        channel.close(200, "done".into()).await?;
-        Ok(ready)
+        ready(&channel, queue).await
     }
 
     /// Messages in all queues of the virtual host, as soon as they are `expected`, or after `patience`. Between two queues
@@ -185,7 +182,6 @@ impl Broker {
                 sum += ready(&channel, queue).await?;
             }
             if sum == expected || Instant::now() >= deadline {
-                channel.close(200, "done".into()).await?;
                 return Ok(sum);
             }
             sleep(Duration::from_millis(100)).await;

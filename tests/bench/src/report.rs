@@ -60,8 +60,10 @@ impl Report {
     /// A scenario that could not be measured.
     pub fn failed(&mut self, name: &str, why: &anyhow::Error) {
         eprintln!("bench: {name} failed: {why:#}");
-        let why = format!("{why:#}").replace('\n', " ").replace('|', "/");
-        let short: String = why.chars().take(300).collect();
+        // The end of a log is above; its lines of JSON have no place in a table.
+        let why = format!("{why:#}").replace('|', "/");
+        let lines: Vec<&str> = why.lines().map(str::trim).filter(|line| !line.starts_with('{')).collect();
+        let short: String = lines.join(" ").chars().take(300).collect();
         self.figures.push(Figure {
             name: name.to_owned(),
             mark: String::new(),

@@ -2,7 +2,7 @@
 
 use std::time::Duration;
 
-use anyhow::ensure;
+use anyhow::bail;
 use tokio::time::Instant;
 
 use super::Extent;
@@ -43,8 +43,10 @@ pub(super) async fn backlog(stage: &mut Stage, extent: Extent, report: &mut Repo
     let moving = Instant::now();
     while stage.broker.ready(QUEUE).await? > 0 {
         worker.ensure_runs()?;
-        let left = stage.broker.ready(QUEUE).await?;
-        ensure!(moving.elapsed() < MOVE_LIMIT, "{left} of {backlog} are still in the work queue after {MOVE_LIMIT:?}");
+        if moving.elapsed() > MOVE_LIMIT {
+            let left = stage.broker.ready(QUEUE).await?;
+            bail!("{left} of {backlog} events are still in the work queue after {MOVE_LIMIT:?}");
+        }
         // A second of events for the other endpoint, behind whatever is in the queue.
         events.publish(stage, u64::from(RATE)).await?;
     }

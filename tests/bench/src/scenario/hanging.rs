@@ -16,8 +16,9 @@ const ENDPOINTS: usize = 200;
 const EVERYBODY: Integrators = Integrators { first: 0, count: ENDPOINTS };
 const WHO: Contestant = Contestant::Ours(Setting::many(ENDPOINTS));
 const RATE: u32 = 1000;
+/// This and the others are, and their tenths too, multiples of the endpoints: each gets equally many.
 const PACED: u64 = 20_000;
-const PACED_WARM_UP: u64 = 5_000;
+const PACED_WARM_UP: u64 = 4_000;
 /// So many that the events for those who hang (1 %) are more than the worker may hold at one time.
 const DRAINED: u64 = 150_000;
 const DRAINED_WARM_UP: u64 = 10_000;
