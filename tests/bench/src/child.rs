@@ -11,7 +11,9 @@ use tokio::time::timeout;
 
 const STOP_LIMIT: Duration = Duration::from_secs(40);
 /// Of a log that is shown when something fails.
-const TAIL: usize = 12;
+const TAIL: usize = 6;
+/// Of a line of it; a line of JSON says who failed in its first words.
+const WIDTH: usize = 300;
 
 /// A running process. Killed when dropped.
 #[derive(Debug)]
@@ -88,5 +90,5 @@ fn tail(log: &Path) -> String {
     let text = fs::read_to_string(log).unwrap_or_default();
     let lines: Vec<&str> = text.lines().collect();
     let last = &lines[lines.len().saturating_sub(TAIL)..];
-    format!("\n  {}", last.join("\n  "))
+    last.iter().map(|line| format!("\n  {}", line.chars().take(WIDTH).collect::<String>())).collect()
 }

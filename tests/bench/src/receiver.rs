@@ -118,7 +118,7 @@ impl Receiver {
             }
             worker.ensure_runs()?;
             if Instant::now() >= deadline {
-                bail!("only {} of {wanted} events arrived within {limit:?}: {}", count.healthy, worker.tail());
+                bail!("only {} of {wanted} events for healthy endpoints arrived within {limit:?}: {}", count.healthy, worker.tail());
             }
             sleep(POLL).await;
         }
