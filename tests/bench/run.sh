@@ -17,7 +17,7 @@ readonly root
 main() {
   local argument
   for argument; do
-    if [ "$argument" = --help ]; then sed -n '2,13p' "$0" | sed 's/^# \{0,1\}//'; build_bench; exec "$bench" --help; fi
+    if [ "$argument" = --help ]; then sed -n '2,13p' "$0" | sed 's/^# \{0,1\}//'; build_bench; exec "$bench" measure --help; fi
   done
   build_bench
   build_callbackd
@@ -69,7 +69,7 @@ start_broker() {
 # In the background, so that a signal is taken at once.
 measure() {
   mkdir "$work/run"
-  "$bench" --node "$work/node" --callbackd "$binary" --script "$root/tests/bench/node/worker.js" --folder "$work/run" "$@" &
+  "$bench" measure --node "$work/node" --callbackd "$binary" --script "$root/tests/bench/node/worker.js" --folder "$work/run" "$@" &
   running=$!
   wait "$running"
 }

@@ -64,8 +64,8 @@ impl Setting {
 pub struct Programs {
     /// The binary `callbackd`.
     pub callbackd: PathBuf,
-    /// The folder of this package's binaries.
-    pub floors: PathBuf,
+    /// This program, which is receiver and floors too.
+    pub bench: PathBuf,
     /// `worker.js`.
     pub node: PathBuf,
     /// Where configuration and logs are written.
@@ -80,8 +80,8 @@ impl Programs {
     pub async fn start(&self, who: Contestant, amqp: &str, receiver: &Receiver) -> anyhow::Result<(Child, Duration)> {
         let target = receiver.target(&integrator(0));
         let floor = |name: &str| {
-            let mut command = Command::new(self.floors.join(name));
-            command.args([amqp, QUEUE, &target]);
+            let mut command = Command::new(&self.bench);
+            command.args([name, amqp, QUEUE, &target]);
             Child::start(name, &self.folder.join(format!("{name}.log")), command)
         };
         let started = Instant::now();

@@ -30,7 +30,7 @@ impl Receiver {
     pub async fn start(binary: &Path, folder: &Path) -> anyhow::Result<Self> {
         let file = folder.join("receiver.port");
         let mut command = Command::new(binary);
-        command.arg(&file);
+        command.arg("receive").arg(&file);
         let mut child = Child::start("receiver", &folder.join("receiver.log"), command)?;
         let deadline = Instant::now() + Duration::from_secs(10);
         let port = loop {

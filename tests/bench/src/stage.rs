@@ -70,7 +70,7 @@ impl Stage {
     /// # Errors
     /// The receiver does not start.
     pub async fn set_up(programs: Programs, port: u16, broker_pid: u32) -> anyhow::Result<Self> {
-        let receiver = Receiver::start(&programs.floors.join("receiver"), &programs.folder).await?;
+        let receiver = Receiver::start(&programs.bench, &programs.folder).await?;
         Ok(Self { programs, broker: Broker::at(port), broker_pid, receiver, vhosts: 0, clean: false })
     }
 

@@ -3,15 +3,18 @@
 use std::sync::Arc;
 
 use anyhow::Context as _;
-use callbackd_bench::floor::{Floor, client, post};
-use clap::Parser as _;
 use futures_util::StreamExt as _;
 use lapin::options::BasicAckOptions;
 use tokio::sync::Semaphore;
 
+use super::{Floor, client, post};
+
+/// Delivers until it is killed.
+///
+/// # Errors
+/// What the broker says. A request that fails ends the process.
 #[tokio::main(worker_threads = 2)]
-async fn main() -> anyhow::Result<()> {
-    let floor = Floor::parse();
+pub async fn run(floor: Floor) -> anyhow::Result<()> {
     let (_connection, _channel, mut consumer) = floor.consume().await?;
     let (client, target): (_, Arc<str>) = (client()?, floor.target.into());
     let slots = Arc::new(Semaphore::new(floor.in_flight));

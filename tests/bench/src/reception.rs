@@ -1,15 +1,14 @@
 //! The receiver: answers every request with 204, at once, late or very late, and notes which events came when.
 //!
-//! `receiver PORT_FILE` listens on a free port of 127.0.0.1 and writes it to that file. `/e/INTEGRATOR` takes events;
+//! It listens on a free port of 127.0.0.1 and writes it to a file. `/e/INTEGRATOR` takes events;
 //! `/-/reset`, `/-/manner`, `/-/mark`, `/-/count` and `/-/latency` are for the benchmark.
 
 use std::cell::RefCell;
 use std::convert::Infallible;
+use std::path::Path;
 use std::rc::Rc;
 use std::time::Duration;
 
-use anyhow::Context as _;
-use callbackd_bench::arrivals::{Arrivals, Manner};
 use http_body_util::{BodyExt as _, Full};
 use hyper::body::{Bytes, Incoming};
 use hyper::server::conn::http1;
@@ -20,6 +19,8 @@ use tokio::net::TcpListener;
 use tokio::sync::watch;
 use tokio::task::LocalSet;
 
+use crate::arrivals::{Arrivals, Manner};
+
 /// What all connections share. One thread, so no lock.
 struct Shared {
     arrivals: RefCell<Arrivals>,
@@ -28,11 +29,14 @@ struct Shared {
     released: watch::Sender<()>,
 }
 
+/// Receives until it is killed.
+///
+/// # Errors
+/// It cannot listen, or not write the file.
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<()> {
-    let port_file = std::env::args().nth(1).context("usage: receiver PORT_FILE")?;
+pub async fn run(port_file: &Path) -> anyhow::Result<()> {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-    let half = format!("{port_file}.new");
+    let half = port_file.with_extension("new");
     std::fs::write(&half, listener.local_addr()?.port().to_string())?;
     std::fs::rename(half, port_file)?;
     let shared = Rc::new(Shared { arrivals: RefCell::default(), manner: RefCell::default(), released: watch::Sender::new(()) });

@@ -6,7 +6,9 @@ use std::process::ExitCode;
 
 use anyhow::Context as _;
 use callbackd_bench::contestant::Programs;
+use callbackd_bench::floor::{self, Floor};
 use callbackd_bench::measure;
+use callbackd_bench::reception;
 use callbackd_bench::report::Report;
 use callbackd_bench::scenario::{ALL, Extent, Scenario};
 use callbackd_bench::stage::Stage;
@@ -16,6 +18,21 @@ use tokio::time::Instant;
 
 /// Measures callbackd against what bare programs on the same libraries reach.
 #[derive(Debug, Parser)]
+enum Program {
+    /// Starts everything else and measures.
+    Measure(Arguments),
+    /// The receiver; it writes its port to that file.
+    Receive {
+        /// The file.
+        port_file: PathBuf,
+    },
+    /// The naive floor.
+    Naive(Floor),
+    /// The best floor.
+    Best(Floor),
+}
+
+#[derive(Debug, clap::Args)]
 struct Arguments {
     /// Rounds of what is compared.
     #[arg(long, default_value = "5")]
@@ -43,13 +60,21 @@ struct Arguments {
     folder: PathBuf,
 }
 
+fn main() -> anyhow::Result<ExitCode> {
+    match Program::parse() {
+        Program::Measure(arguments) => measure_all(&arguments),
+        Program::Receive { port_file } => reception::run(&port_file).map(|()| ExitCode::SUCCESS),
+        Program::Naive(floor) => floor::naive::run(floor).map(|()| ExitCode::SUCCESS),
+        Program::Best(floor) => floor::best::run(floor).map(|()| ExitCode::SUCCESS),
+    }
+}
+
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<ExitCode> {
-    let arguments = Arguments::parse();
+async fn measure_all(arguments: &Arguments) -> anyhow::Result<ExitCode> {
     let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
     // Dropping what runs kills its processes.
     tokio::select! {
-        outcome = run(&arguments) => outcome,
+        outcome = run(arguments) => outcome,
         _ = interrupt.recv() => Ok(ExitCode::from(130)),
         _ = terminate.recv() => Ok(ExitCode::from(143)),
     }
@@ -61,9 +86,9 @@ async fn run(arguments: &Arguments) -> anyhow::Result<ExitCode> {
         let file = arguments.node.join(name);
         Ok(fs::read_to_string(&file).with_context(|| format!("no {}", file.display()))?.trim().parse()?)
     };
-    let floors = std::env::current_exe()?.parent().context("no folder")?.to_owned();
+    let bench = std::env::current_exe()?;
     let programs =
-        Programs { callbackd: arguments.callbackd.clone(), floors, node: arguments.script.clone(), folder: arguments.folder.clone() };
+        Programs { callbackd: arguments.callbackd.clone(), bench, node: arguments.script.clone(), folder: arguments.folder.clone() };
     let load = measure::load();
     let mut stage = Stage::set_up(programs, u16::try_from(number("port")?)?, number("vm")?).await?;
     let version = stage.broker.version().await?;

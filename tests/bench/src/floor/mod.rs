@@ -1,4 +1,8 @@
-//! What both floors share: their arguments, the consumer, one request.
+//! The bare programs that callbackd is measured against, and what both share: their arguments, the consumer, one request.
+
+mod acks;
+pub mod best;
+pub mod naive;
 
 use anyhow::{Context as _, ensure};
 use lapin::message::Delivery;
@@ -11,7 +15,7 @@ use reqwest::header::CONTENT_TYPE;
 const PREFETCH: u16 = 500;
 
 /// What a floor is told.
-#[derive(Debug, Clone, clap::Parser)]
+#[derive(Debug, Clone, clap::Args)]
 pub struct Floor {
     /// The broker.
     pub amqp: String,
@@ -29,7 +33,7 @@ impl Floor {
     ///
     /// # Errors
     /// What the broker says.
-    pub async fn consume(&self) -> anyhow::Result<(Connection, Channel, Consumer)> {
+    async fn consume(&self) -> anyhow::Result<(Connection, Channel, Consumer)> {
         let connection = Connection::connect(&self.amqp, ConnectionProperties::default()).await.context("cannot connect")?;
         let channel = connection.create_channel().await?;
         channel.basic_qos(PREFETCH, BasicQosOptions::default()).await?;
@@ -43,7 +47,7 @@ impl Floor {
 ///
 /// # Errors
 /// It cannot be made.
-pub fn client() -> anyhow::Result<Client> {
+fn client() -> anyhow::Result<Client> {
     Ok(Client::builder().no_proxy().build()?)
 }
 
@@ -51,7 +55,7 @@ pub fn client() -> anyhow::Result<Client> {
 ///
 /// # Errors
 /// There is no complete 2xx.
-pub async fn post(client: &Client, target: &str, delivery: &mut Delivery) -> anyhow::Result<()> {
+async fn post(client: &Client, target: &str, delivery: &mut Delivery) -> anyhow::Result<()> {
     let id = delivery.properties.message_id().as_ref().map_or("", |id| id.as_str());
     let request = client.post(target).header(CONTENT_TYPE, "application/json").header("callback-event-ids", id);
     let answer = request.body(std::mem::take(&mut delivery.data)).send().await?;

@@ -16,7 +16,7 @@ const BURST: usize = 64;
 ///
 /// # Errors
 /// What the broker or the connection says.
-pub async fn write(channel: Channel, mut tags: UnboundedReceiver<u64>) -> lapin::Result<()> {
+pub(super) async fn write(channel: Channel, mut tags: UnboundedReceiver<u64>) -> lapin::Result<()> {
     let mut settled = Settled::default();
     while let Some(first) = tags.recv().await {
         let mut burst = vec![first];

@@ -2,15 +2,17 @@
 
 use std::sync::Arc;
 
-use callbackd_bench::acks;
-use callbackd_bench::floor::{Floor, client, post};
-use clap::Parser as _;
 use futures_util::StreamExt as _;
 use tokio::sync::{Semaphore, mpsc};
 
+use super::{Floor, acks, client, post};
+
+/// Delivers until it is killed.
+///
+/// # Errors
+/// What the broker says. A request that fails ends the process.
 #[tokio::main(flavor = "current_thread")]
-async fn main() -> anyhow::Result<()> {
-    let floor = Floor::parse();
+pub async fn run(floor: Floor) -> anyhow::Result<()> {
     let (_connection, channel, mut consumer) = floor.consume().await?;
     let (client, target): (_, Arc<str>) = (client()?, floor.target.into());
     let slots = Arc::new(Semaphore::new(floor.in_flight));
