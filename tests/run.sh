@@ -64,7 +64,7 @@ check_rust() {
 }
 
 check_scripts() {
-  local script scripts=(deploy/*.sh tests/*.sh .ci/run)
+  local script scripts=(deploy/*.sh tests/*.sh tests/bench/*.sh .ci/run)
   step "shell scripts"
   for script in "${scripts[@]}"; do bash -n "$script"; done
   if command -v shellcheck >/dev/null; then shellcheck "${scripts[@]}"; fi
