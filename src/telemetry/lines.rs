@@ -213,6 +213,10 @@ fn topic<'a>(event: &EventRef<'a>) -> Cow<'a, str> {
 /// At most `limit` bytes of a text, and `…` where more was there. DEL and the C1 controls, which JSON leaves as they are
 /// and terminals obey, become U+FFFD.
 fn cut(text: &str, limit: usize) -> Cow<'_, str> {
+    // What nearly every text is, found out without a look at single characters.
+    if text.len() <= limit && text.bytes().all(|byte| byte < 0x7f) {
+        return Cow::Borrowed(text);
+    }
     let end = (0..=limit.min(text.len())).rev().find(|at| text.is_char_boundary(*at)).unwrap_or_default();
     let shown = &text[..end];
     let is_bad = |c: char| matches!(c, '\u{7f}'..='\u{9f}');

@@ -2,12 +2,10 @@
 
 use std::fmt::{self, Write as _};
 use std::io::{self, IsTerminal as _};
-use std::sync::{OnceLock, mpsc};
-use std::thread;
+use std::sync::OnceLock;
 use std::time::Duration;
 
 use tracing::{Level, Metadata, Subscriber};
-use tracing_appender::non_blocking::{ErrorCounter, NonBlocking, NonBlockingBuilder, WorkerGuard};
 use tracing_subscriber::field::MakeExt as _;
 use tracing_subscriber::filter::{EnvFilter, FilterFn, LevelFilter, filter_fn};
 use tracing_subscriber::fmt::MakeWriter;
@@ -15,6 +13,8 @@ use tracing_subscriber::fmt::format::debug_fn;
 use tracing_subscriber::layer::SubscriberExt as _;
 use tracing_subscriber::util::SubscriberInitExt as _;
 
+use super::json::JsonLine;
+use super::spool::Spool;
 use crate::config::{Log, LogFormat};
 
 /// Why logging could not be set up.
@@ -33,40 +33,33 @@ pub enum BadLog {
     /// Logging is set up already.
     #[error("logging is set up twice")]
     Twice,
+    /// The system has no thread for the log.
+    #[error("no thread for the log: {0}")]
+    NoThread(String),
 }
 
-/// Lines that wait for standard error to take them; more are dropped and counted. Some seconds of a busy worker's log, and
-/// about 8 MiB at the usual 500 bytes a line.
-const LINES_WAITING: usize = 16_384;
+/// Bytes of lines that wait for standard error to take them; lines beyond are dropped and counted. Some seconds of a busy
+/// worker's log.
+const WAITING: usize = 4 << 20;
 
-/// How long the end of the process waits for lines that are not written yet: a little more than the 1.1 s after which
-/// the writing thread is given up.
+/// How long the end of the process waits for lines that are not written yet.
 const END_LIMIT: Duration = Duration::from_millis(1500);
 
-/// Counts what was dropped. The log itself belongs to the process, so what counts its losses does too.
-static DROPPED: OnceLock<ErrorCounter> = OnceLock::new();
+/// The log of the process: what counts its losses belongs to the process too.
+static SPOOL: OnceLock<Spool> = OnceLock::new();
 
 /// Lines that were dropped because standard error did not take them in time, since the log was set up.
 pub(super) fn dropped_lines() -> u64 {
-    DROPPED.get().map_or(0, |dropped| u64::try_from(dropped.dropped_lines()).unwrap_or(u64::MAX))
+    SPOOL.get().map_or(0, Spool::dropped)
 }
 
 /// Keeps the log going. Dropping it waits, for a second or so, until every line is written; lines after that are lost.
 #[must_use = "without it, lines are lost"]
-pub struct LogGuard(Option<WorkerGuard>);
+pub struct LogGuard(Spool);
 
 impl Drop for LogGuard {
     fn drop(&mut self) {
-        // The crate's guard gives up in time, but then says so on standard output, which may be the same pipe that
-        // nobody reads: so a thread drops it that need not come back.
-        let (guard, (done, is_done)) = (self.0.take(), mpsc::channel());
-        let dropping = thread::Builder::new().spawn(move || {
-            drop(guard);
-            done.send(())
-        });
-        // Without a thread the guard has been dropped already, and the channel is closed.
-        drop(dropping);
-        let _ = is_done.recv_timeout(END_LIMIT);
+        self.0.close(END_LIMIT);
     }
 }
 
@@ -96,18 +89,16 @@ pub fn init(log: &Log) -> Result<LogGuard, BadLog> {
         LogFormat::Auto => Shape::Json,
     };
     let colour = on_terminal && std::env::var_os("NO_COLOR").is_none_or(|value| value.is_empty());
-    let (writer, guard) = beside(io::stderr(), LINES_WAITING);
-    let dropped = writer.error_counter();
-    subscriber(shape, colour, filter, writer).try_init().map_err(|_already| BadLog::Twice)?;
-    let _ = DROPPED.set(dropped);
+    let (spool, guard) = beside(io::stderr(), WAITING).map_err(|error| BadLog::NoThread(error.to_string()))?;
+    subscriber(shape, colour, filter, spool.clone()).try_init().map_err(|_already| BadLog::Twice)?;
+    let _ = SPOOL.set(spool);
     Ok(guard)
 }
 
-/// Writes to `output` on a thread of its own. At most `limit` lines wait for it; more are dropped and counted.
-pub(super) fn beside(output: impl io::Write + Send + 'static, limit: usize) -> (NonBlocking, LogGuard) {
-    let builder = NonBlockingBuilder::default().lossy(true).buffered_lines_limit(limit).thread_name("log");
-    let (writer, guard) = builder.finish(output);
-    (writer, LogGuard(Some(guard)))
+/// Writes to `output` on a thread of its own. At most `limit` bytes wait for it; lines beyond are dropped and counted.
+pub(super) fn beside(output: impl io::Write + Send + 'static, limit: usize) -> io::Result<(Spool, LogGuard)> {
+    let spool = Spool::start(output, limit)?;
+    Ok((spool.clone(), LogGuard(spool)))
 }
 
 /// The two shapes that are left when `auto` is decided.
@@ -138,7 +129,7 @@ where
     // A closed standard error must not become a panic, which is what reporting the failed write there would be.
     let layer = tracing_subscriber::fmt::layer().with_writer(writer).with_ansi(colour).log_internal_errors(false);
     match shape {
-        Shape::Json => Box::new(base.with(layer.json().flatten_event(true).with_current_span(false).with_span_list(false))),
+        Shape::Json => Box::new(base.with(layer.event_format(JsonLine))),
         Shape::Human => {
             let fields = debug_fn(|writer, field, value| match field.name() {
                 "message" => write!(OneLine(writer), "{value:?}"),

@@ -1,9 +1,11 @@
 //! What the worker tells about itself: facts in, log lines and metrics out.
 
 pub mod facts;
+mod json;
 mod lines;
 pub mod logging;
 mod metrics;
+mod spool;
 
 use std::fmt;
 use std::sync::Arc;
