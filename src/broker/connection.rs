@@ -12,6 +12,7 @@ use lapin::uri::{AMQPScheme, AMQPUri};
 use lapin::{Connection, ConnectionProperties, ErrorKind};
 
 use super::fuse::{Fuse, Wire};
+use super::headers;
 use super::valve::{Dial, Valve};
 use crate::config::Broker;
 
@@ -125,6 +126,9 @@ pub(super) async fn connect_behind(valve: Valve, broker: &Broker, link: &str) ->
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
     let mut uri: AMQPUri = broker.url.expose().parse().map_err(|_| BrokerError::BadUrl)?;
     uri.query.heartbeat.get_or_insert_with(|| whole_seconds(broker.heartbeat));
+    // Two buffers of 32 frames (4 MiB) come with each connection. Asked for beforehand, their pages are taken when first used;
+    // grown to what the broker offers, they are taken at once: 7 MiB more for a connection that is hardly used.
+    uri.query.frame_max.get_or_insert(headers::FRAME_MAX);
     let properties = ConnectionProperties::default().with_connection_name(format!("callbackd {link}").into());
     let fuse = Fuse::default();
     let opening = open(uri, properties, (fuse.wire(), valve), broker.timeout);

@@ -19,7 +19,7 @@ use crate::domain::time::Timestamp;
 use crate::telemetry::EventRef;
 
 pub(super) use size::held_size;
-pub use size::{DEEPEST, LARGEST_COPY, LARGEST_ORIGINAL, can_be_copied, encoded_size};
+pub use size::{DEEPEST, FRAME_MAX, LARGEST_COPY, LARGEST_ORIGINAL, can_be_copied, encoded_size};
 
 /// The names of our headers. Times are milliseconds since the Unix epoch, 64 bits.
 pub mod name {

@@ -7,7 +7,7 @@ use super::Trust;
 
 /// The largest frame that RabbitMQ agrees to by default (`frame_max`, RabbitMQ's documentation, "configure"). The
 /// properties of a message travel in one frame; a larger one ends the connection.
-const FRAME_MAX: usize = 131_072;
+pub const FRAME_MAX: u32 = 131_072;
 /// Of that frame, AMQP 0-9-1 (sections 2.3.5 and 4.2.6) takes 7 bytes in front, 1 at the end, and 12 for class, weight and body size.
 const FRAME_OVERHEAD: usize = 20;
 /// What the broker may add on the way through a wait queue, the due queue and the rejected: two entries of `x-death` and the
@@ -18,7 +18,7 @@ const BROKER_ADDS: usize = 4096;
 const COPY_ADDS: usize = 8192;
 
 /// The largest properties of a copy, in bytes as [`encoded_size`] counts, with room for what the broker adds to it on its way.
-pub const LARGEST_COPY: usize = FRAME_MAX - FRAME_OVERHEAD - BROKER_ADDS;
+pub const LARGEST_COPY: usize = FRAME_MAX as usize - FRAME_OVERHEAD - BROKER_ADDS;
 /// The largest properties of a received event, in bytes: every copy of such a one is at most [`LARGEST_COPY`]. A larger one
 /// must not be copied but left to the broker to reject.
 pub const LARGEST_ORIGINAL: usize = LARGEST_COPY - COPY_ADDS;
@@ -43,7 +43,7 @@ pub fn can_be_copied(properties: &BasicProperties, trust: Trust) -> bool {
 /// The same as [`encoded_size`], and as much as a frame where they are nested too deeply to be counted.
 pub(in crate::broker) fn held_size(properties: &BasicProperties) -> usize {
     let shallow = properties.headers().as_ref().is_none_or(|headers| headers.into_iter().all(|(_, field)| is_shallow(field, DEEPEST)));
-    if shallow { encoded_size(properties) } else { FRAME_MAX }
+    if shallow { encoded_size(properties) } else { FRAME_MAX as usize }
 }
 
 fn is_shallow(field: &AMQPValue, levels: usize) -> bool {
