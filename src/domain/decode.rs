@@ -3,6 +3,7 @@
 //! Two shapes come in: a body with a `data` member (enveloped), and the topic message itself with its metadata in the
 //! AMQP properties (bare). Only the members that route an event are read; the rest stays the bytes that it was.
 
+use std::borrow::Cow;
 use std::fmt;
 
 use bytes::Bytes;
@@ -114,7 +115,8 @@ pub fn decode(body: Bytes, metadata: &Metadata<'_>) -> Result<Event, NoEvent> {
     let text = std::str::from_utf8(&body).map_err(|e| NoEvent::NotJson(JsonFault::Utf8(e.valid_up_to())))?;
     let members = Members::read(text)?;
     let body_topic = string(members.topic, "topic")?;
-    let topic: Topic = name(&body_topic, metadata.message_type, "topic", "property `type`", Topic::try_new)?.ok_or(NoEvent::NoTopic)?;
+    let topic: Topic =
+        name(body_topic.as_deref(), metadata.message_type, "topic", "property `type`", Topic::try_new)?.ok_or(NoEvent::NoTopic)?;
     let (envelope, content) = match members.data {
         Some(data) => (Envelope::read(&members)?, content_of_data(data, span_of(text, data.get()))?),
         None => (Envelope::default(), bare_content(text, &topic, body_topic.is_some())?),
@@ -123,29 +125,29 @@ pub fn decode(body: Bytes, metadata: &Metadata<'_>) -> Result<Event, NoEvent> {
     let header = metadata.integrator.map(std::str::from_utf8).transpose().map_err(|_| NoEvent::HeaderNotText);
     // A broken header does not matter where the envelope already says whom to tell.
     let header = if envelope.integrator.is_some() { None } else { header? };
-    let integrator = name(&envelope.integrator, header, "integrator", "header `integrator`", IntegratorKey::try_new)?;
+    let integrator = name(envelope.integrator.as_deref(), header, "integrator", "header `integrator`", IntegratorKey::try_new)?;
     let integrator = integrator.ok_or(NoEvent::NoIntegrator)?;
-    let id = match name(&envelope.id, metadata.message_id, "id", "property `message_id`", EventId::try_new)? {
+    let id = match name(envelope.id.as_deref(), metadata.message_id, "id", "property `message_id`", EventId::try_new)? {
         Some(id) => id,
         None => id_from_content(&integrator, &topic, &body).ok_or(NoEvent::BadName { place: "id", fault: BadName::Empty })?,
     };
-    let occurred_at = envelope.occurred_at.map(written).or_else(|| metadata.timestamp.and_then(stamped));
+    let occurred_at = envelope.occurred_at.as_deref().map(written).or_else(|| metadata.timestamp.and_then(stamped));
     Ok(Event { id, integrator, topic, occurred_at, trace: trace(metadata), content, body })
 }
 
 /// What the envelope of an enveloped event says of it. A bare message has none: members of it that happen to have these
 /// names are the integrator's business and are passed on like any other.
 #[derive(Default)]
-struct Envelope {
-    id: Option<String>,
-    integrator: Option<String>,
-    occurred_at: Option<String>,
+struct Envelope<'a> {
+    id: Option<Cow<'a, str>>,
+    integrator: Option<Cow<'a, str>>,
+    occurred_at: Option<Cow<'a, str>>,
 }
 
-impl Envelope {
+impl<'a> Envelope<'a> {
     /// A member that stands there twice is refused, as readers disagree about which one counts. `occurredAt` routes nothing,
     /// so that anything but a short text there counts as absent.
-    fn read(members: &Members<'_>) -> Result<Self, NoEvent> {
+    fn read(members: &Members<'a>) -> Result<Self, NoEvent> {
         members.twice.map_or(Ok(()), |member| Err(NoEvent::Twice(member)))?;
         let occurred_at = members.occurred_at.filter(|raw| raw.get().len() <= LONGEST_TIME);
         Ok(Self {
@@ -224,33 +226,33 @@ fn bare_content(text: &str, topic: &Topic, names_topic: bool) -> Result<Content,
     Ok(Content::Bare { message: span_of(text, text.trim_ascii()), names_topic, records })
 }
 
-/// Takes a member that must be a string; `null` and the empty string count as absent.
-fn string(value: Option<&RawValue>, member: &'static str) -> Result<Option<String>, NoEvent> {
-    match value.map(RawValue::get) {
-        None | Some("null" | "\"\"") => Ok(None),
-        Some(raw) => serde_json::from_str(raw).map(Some).map_err(|_| NoEvent::NotAString(member)),
+/// Takes a member that must be a string; `null` and the empty string count as absent. Copied only where it holds an escape.
+fn string<'a>(value: Option<&'a RawValue>, member: &'static str) -> Result<Option<Cow<'a, str>>, NoEvent> {
+    let Some(raw) = value.map(RawValue::get).filter(|raw| !matches!(*raw, "null" | "\"\"")) else { return Ok(None) };
+    match raw.strip_prefix('"').and_then(|rest| rest.strip_suffix('"')) {
+        Some(plain) if !plain.contains('\\') => Ok(Some(Cow::Borrowed(plain))),
+        _ => serde_json::from_str(raw).map(|text| Some(Cow::Owned(text))).map_err(|_| NoEvent::NotAString(member)),
     }
 }
 
 /// The first of two places that has a usable name.
-fn name<T>(
-    body: &Option<String>,
-    property: Option<&str>,
+fn name<'a, T>(
+    body: Option<&'a str>,
+    property: Option<&'a str>,
     member: &'static str,
     property_place: &'static str,
-    make: impl Fn(String) -> Result<T, BadName>,
+    make: impl Fn(&'a str) -> Result<T, BadName>,
 ) -> Result<Option<T>, NoEvent> {
     let (text, place) = match (body, property) {
-        (Some(text), _) => (text.clone(), member),
-        (None, Some(text)) if !text.is_empty() => (text.to_owned(), property_place),
+        (Some(text), _) => (text, member),
+        (None, Some(text)) if !text.is_empty() => (text, property_place),
         _ => return Ok(None),
     };
     make(text).map(Some).map_err(|fault| NoEvent::BadName { place, fault })
 }
 
-fn written(text: String) -> OccurredAt {
-    let at = Timestamp::parse(&text);
-    OccurredAt { text, at }
+fn written(text: &str) -> OccurredAt {
+    OccurredAt { text: text.to_owned(), at: Timestamp::parse(text) }
 }
 
 fn stamped(seconds: u64) -> Option<OccurredAt> {
@@ -305,24 +307,25 @@ pub(super) fn for_each_member<'a>(object: &'a str, each: impl FnMut(&[u8], &'a R
     json.end()
 }
 
-struct Key(Vec<u8>);
+/// A member's name; a copy only where it holds an escape.
+struct Key<'de>(Cow<'de, [u8]>);
 
-impl<'de> de::Deserialize<'de> for Key {
+impl<'de> de::Deserialize<'de> for Key<'de> {
     fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {
         struct Bytes;
-        impl Visitor<'_> for Bytes {
-            type Value = Key;
+        impl<'de> Visitor<'de> for Bytes {
+            type Value = Key<'de>;
 
             fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
                 f.write_str("a member's name")
             }
 
-            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Key, E> {
-                Ok(Key(bytes.to_vec()))
+            fn visit_borrowed_bytes<E>(self, bytes: &'de [u8]) -> Result<Key<'de>, E> {
+                Ok(Key(Cow::Borrowed(bytes)))
             }
 
-            fn visit_str<E>(self, text: &str) -> Result<Key, E> {
-                Ok(Key(text.as_bytes().to_vec()))
+            fn visit_bytes<E>(self, bytes: &[u8]) -> Result<Key<'de>, E> {
+                Ok(Key(Cow::Owned(bytes.to_vec())))
             }
         }
         deserializer.deserialize_bytes(Bytes)
