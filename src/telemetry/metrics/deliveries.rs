@@ -1,14 +1,15 @@
 //! Counts of deliveries: attempts, skips, dead letters, and how long things took.
 
 use std::collections::HashMap;
-use std::sync::{OnceLock, PoisonError, RwLock};
+use std::sync::{PoisonError, RwLock};
 
-use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
+use prometheus::{Histogram, IntGauge};
 
 use super::Maker;
+use super::endpoints::{self, PerEndpoint};
 use crate::domain::dead::DeadReason;
 use crate::domain::decide::Verdict;
-use crate::domain::integrator::{Directory, SkipReason};
+use crate::domain::integrator::Directory;
 use crate::domain::names::{EndpointId, IntegratorKey};
 use crate::telemetry::REMOVED;
 use crate::telemetry::facts::Fact;
@@ -48,46 +49,32 @@ pub(in crate::telemetry) const VERDICTS: [&str; 3] = ["delivered", "retry", "dea
 
 /// What is counted per delivery.
 pub(in crate::telemetry) struct Deliveries {
-    families: Families,
     duration: Histogram,
     latency: Histogram,
     pub(in crate::telemetry) in_flight: IntGauge,
     pub(in crate::telemetry) lane_waiting: IntGauge,
-    /// Held for reading while a fact is counted, so that a removed series cannot come back.
     endpoints: RwLock<Endpoints>,
     removed: PerEndpoint,
-}
-
-/// The metrics that are labelled by endpoint.
-struct Families {
-    attempts: IntCounterVec,
-    skipped: IntCounterVec,
-    dead: IntCounterVec,
 }
 
 #[derive(Default)]
 struct Endpoints {
     /// The directory has been told: who is not in `known` is not configured.
     complete: bool,
-    known: HashMap<IntegratorKey, HashMap<EndpointId, PerEndpoint>>,
+    known: HashMap<IntegratorKey, Vec<(EndpointId, Box<PerEndpoint>)>>,
 }
 
-/// The series of one endpoint, each made when first needed, so that counting an attempt looks up no label.
-struct PerEndpoint {
-    integrator: String,
-    endpoint: String,
-    attempts: [[OnceLock<IntCounter>; CLASSES.len()]; VERDICTS.len()],
-    skipped: [OnceLock<IntCounter>; SkipReason::ALL.len()],
-    dead: [OnceLock<IntCounter>; DeadReason::ALL.len()],
+impl Endpoints {
+    fn find(&self, integrator: &IntegratorKey, id: &EndpointId) -> Option<&PerEndpoint> {
+        self.known.get(integrator)?.iter().find(|(candidate, _)| candidate == id).map(|(_, series)| &**series)
+    }
 }
 
 impl Deliveries {
     pub(super) fn new(maker: &Maker) -> Self {
-        let families = Families::new(maker);
         let removed = PerEndpoint::new(REMOVED, REMOVED);
-        removed.dead(&families, DeadReason::EndpointRemoved);
+        removed.dead(DeadReason::EndpointRemoved).show();
         Self {
-            families,
             duration: maker.histogram("callbackd_attempt_duration_seconds", "From the start of an HTTP attempt to its outcome", &DURATION),
             latency: maker.histogram(
                 "callbackd_delivery_latency_seconds",
@@ -107,13 +94,11 @@ impl Deliveries {
         let mut before = std::mem::take(&mut endpoints.known);
         endpoints.complete = true;
         for endpoint in directory.all() {
-            let kept = before.get_mut(&endpoint.integrator).and_then(|of_integrator| of_integrator.remove(&endpoint.id));
-            let series = kept.unwrap_or_else(|| PerEndpoint::new(endpoint.integrator.as_str(), endpoint.id.as_str()));
-            series.start_at_zero(&self.families);
-            endpoints.known.entry(endpoint.integrator.clone()).or_default().insert(endpoint.id.clone(), series);
-        }
-        for gone in before.into_values().flat_map(HashMap::into_values) {
-            gone.remove(&self.families);
+            let of_integrator = before.get_mut(&endpoint.integrator);
+            let kept = of_integrator.and_then(|all| all.iter().position(|(id, _)| *id == endpoint.id).map(|at| all.swap_remove(at).1));
+            let series = kept.unwrap_or_else(|| Box::new(PerEndpoint::new(endpoint.integrator.as_str(), endpoint.id.as_str())));
+            series.start_at_zero();
+            endpoints.known.entry(endpoint.integrator.clone()).or_default().push((endpoint.id.clone(), series));
         }
     }
 
@@ -125,14 +110,14 @@ impl Deliveries {
                     self.latency.observe(latency.as_secs_f64());
                 }
                 self.meet(&endpoint.integrator, &endpoint.id);
-                self.with(&endpoint.integrator, &endpoint.id, |series| series.attempt(&self.families, verdict, reply.class()));
+                self.with(&endpoint.integrator, &endpoint.id, |series| series.attempt(verdict, reply.class()));
             }
             Fact::Skipped { endpoint, reason, .. } => {
                 self.meet(&endpoint.integrator, &endpoint.id);
-                self.with(&endpoint.integrator, &endpoint.id, |series| series.skip(&self.families, reason));
+                self.with(&endpoint.integrator, &endpoint.id, |series| series.skip(reason));
             }
             Fact::DeadLettered { event, endpoint, reason, .. } => {
-                self.with(event.integrator, endpoint, |series| series.dead(&self.families, reason).inc());
+                self.with(event.integrator, endpoint, |series| series.dead(reason).add_one());
             }
             _ => {}
         }
@@ -142,106 +127,28 @@ impl Deliveries {
     fn meet(&self, integrator: &IntegratorKey, id: &EndpointId) {
         let known = {
             let endpoints = self.endpoints.read().unwrap_or_else(PoisonError::into_inner);
-            endpoints.complete || endpoints.known.get(integrator).is_some_and(|of_integrator| of_integrator.contains_key(id))
+            endpoints.complete || endpoints.find(integrator, id).is_some()
         };
         if known {
             return;
         }
         let mut endpoints = self.endpoints.write().unwrap_or_else(PoisonError::into_inner);
-        if !endpoints.complete {
-            let of_integrator = endpoints.known.entry(integrator.clone()).or_default();
-            of_integrator.entry(id.clone()).or_insert_with(|| PerEndpoint::new(integrator.as_str(), id.as_str()));
+        if !endpoints.complete && endpoints.find(integrator, id).is_none() {
+            let series = Box::new(PerEndpoint::new(integrator.as_str(), id.as_str()));
+            endpoints.known.entry(integrator.clone()).or_default().push((id.clone(), series));
         }
     }
 
     fn with(&self, integrator: &IntegratorKey, id: &EndpointId, count: impl FnOnce(&PerEndpoint)) {
         let endpoints = self.endpoints.read().unwrap_or_else(PoisonError::into_inner);
-        count(endpoints.known.get(integrator).and_then(|of_integrator| of_integrator.get(id)).unwrap_or(&self.removed));
-    }
-}
-
-impl Families {
-    fn new(maker: &Maker) -> Self {
-        Self {
-            attempts: maker.counters(
-                "callbackd_attempts_total",
-                "HTTP attempts, by endpoint, by what follows and by what the endpoint did",
-                &["integrator", "endpoint", "verdict", "class"],
-            ),
-            skipped: maker.counters(
-                "callbackd_deliveries_skipped_total",
-                "Events that an endpoint is not told of, on purpose, by reason",
-                &["integrator", "endpoint", "reason"],
-            ),
-            dead: maker.counters(
-                "callbackd_dead_letters_total",
-                "Deliveries given up and moved to the dead letters, by reason",
-                &["reason", "integrator", "endpoint"],
-            ),
-        }
-    }
-}
-
-impl PerEndpoint {
-    fn new(integrator: &str, endpoint: &str) -> Self {
-        Self {
-            integrator: integrator.to_owned(),
-            endpoint: endpoint.to_owned(),
-            attempts: Default::default(),
-            skipped: Default::default(),
-            dead: Default::default(),
-        }
+        count(endpoints.find(integrator, id).unwrap_or(&self.removed));
     }
 
-    /// Makes the few series whose first count must be seen as a rise; all of every endpoint would be too many.
-    fn start_at_zero(&self, families: &Families) {
-        self.attempt_counter(families, 0, 0);
-        for reason in DeadReason::ALL {
-            // A removed endpoint has no series any more: that reason is counted elsewhere.
-            if reason != DeadReason::EndpointRemoved {
-                self.dead(families, reason);
-            }
-        }
-    }
-
-    fn attempt(&self, families: &Families, verdict: &Verdict, class: &str) {
-        let known = CLASSES.iter().position(|candidate| *candidate == class);
-        debug_assert!(known.is_some(), "CLASSES lacks {class}");
-        // An attempt that is counted in the wrong place is still better than one that is not counted.
-        self.attempt_counter(families, verdict_index(verdict), known.unwrap_or(OTHER_STATUS)).inc();
-    }
-
-    fn attempt_counter(&self, families: &Families, verdict: usize, class: usize) -> &IntCounter {
-        let labels = || [self.integrator.as_str(), &self.endpoint, VERDICTS[verdict], CLASSES[class]];
-        self.attempts[verdict][class].get_or_init(|| families.attempts.with_label_values(&labels()))
-    }
-
-    fn skip(&self, families: &Families, reason: SkipReason) {
-        let labels = || [self.integrator.as_str(), &self.endpoint, reason.as_str()];
-        let index = SkipReason::ALL.iter().position(|candidate| *candidate == reason).unwrap_or_default();
-        self.skipped[index].get_or_init(|| families.skipped.with_label_values(&labels())).inc();
-    }
-
-    fn dead(&self, families: &Families, reason: DeadReason) -> &IntCounter {
-        let labels = || [reason.as_str(), &self.integrator, &self.endpoint];
-        let index = DeadReason::ALL.iter().position(|candidate| *candidate == reason).unwrap_or_default();
-        self.dead[index].get_or_init(|| families.dead.with_label_values(&labels()))
-    }
-
-    /// Takes all series of the endpoint away. Those that were never made are not there to be removed: no failure.
-    fn remove(&self, families: &Families) {
-        let (integrator, endpoint) = (self.integrator.as_str(), self.endpoint.as_str());
-        for verdict in VERDICTS {
-            for class in CLASSES {
-                let _ = families.attempts.remove_label_values(&[integrator, endpoint, verdict, class]);
-            }
-        }
-        for reason in SkipReason::ALL {
-            let _ = families.skipped.remove_label_values(&[integrator, endpoint, reason.as_str()]);
-        }
-        for reason in DeadReason::ALL {
-            let _ = families.dead.remove_label_values(&[reason.as_str(), integrator, endpoint]);
-        }
+    /// Appends the series of all endpoints to the text of the metrics.
+    pub(super) fn write(&self, text: &mut String) {
+        let endpoints = self.endpoints.read().unwrap_or_else(PoisonError::into_inner);
+        let configured = endpoints.known.values().flatten().map(|(_, series)| &**series);
+        endpoints::write(std::iter::once(&self.removed).chain(configured), text);
     }
 }
 

@@ -4,6 +4,7 @@
 mod broker;
 mod circuits;
 pub(super) mod deliveries;
+mod endpoints;
 pub(super) mod events;
 mod service;
 
@@ -101,7 +102,10 @@ impl Metrics {
     pub(super) fn text(&self) -> String {
         self.service.log_lines_dropped(logging::dropped_lines());
         // Fails only for a family without samples, which the registry leaves out; a scrape then shows why it is empty.
-        TextEncoder::new().encode_to_string(&self.registry.gather()).unwrap_or_else(|error| format!("# {error}\n"))
+        let text = TextEncoder::new().encode_to_string(&self.registry.gather());
+        let mut text = text.unwrap_or_else(|error| format!("# {error}\n"));
+        self.deliveries.write(&mut text);
+        text
     }
 }
 
