@@ -15,7 +15,15 @@ pub fn now() -> Timestamp {
 #[must_use]
 pub fn to_the_microsecond() -> impl fmt::Display {
     let now = jiff::Timestamp::from_duration(jiff::SignedDuration::try_from(since_epoch()).unwrap_or_default()).unwrap_or_default();
-    fmt::from_fn(move |f| write!(f, "{now:.6}"))
+    ToTheMicrosecond(now)
+}
+
+struct ToTheMicrosecond(jiff::Timestamp);
+
+impl fmt::Display for ToTheMicrosecond {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        write!(f, "{:.6}", self.0)
+    }
 }
 
 #[expect(clippy::disallowed_methods, reason = "this is the one place")]

@@ -14,15 +14,13 @@ use lapin::Channel;
 use lapin::options::{BasicAckOptions, BasicRejectOptions};
 use tokio::sync::mpsc::{self, UnboundedReceiver, UnboundedSender};
 use tokio::sync::oneshot;
-use tokio::time::{Instant, timeout, timeout_at};
+use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
 use crate::telemetry::{Fact, Telemetry};
 
 /// The longest that a settled message waits for its burst. Measured: at this bound a worker at full load loses no throughput.
 const COLLECT: Duration = Duration::from_millis(5);
-/// The most acknowledgements of one burst.
-const BURST: usize = 64;
 
 /// What is to happen to a message.
 #[derive(Debug)]
@@ -107,12 +105,14 @@ impl Writer {
         while let Some(first) = receiver.recv().await {
             let mut batch = Batch::default();
             batch.add(first);
-            let end = Instant::now() + COLLECT;
-            while !batch.is_full() {
-                match timeout_at(end, receiver.recv()).await {
-                    Ok(Some(settlement)) => batch.add(settlement),
-                    Ok(None) | Err(_) => break,
-                }
+            if batch.flush.is_none() {
+                // Nobody is woken for what comes meanwhile.
+                sleep(COLLECT).await;
+            }
+            while batch.flush.is_none()
+                && let Ok(settlement) = receiver.try_recv()
+            {
+                batch.add(settlement);
             }
             self.write(batch).await;
         }
@@ -173,10 +173,6 @@ impl Batch {
             Settlement::GiveBack(tag) => self.returns.push(tag),
             Settlement::Flush(done) => self.flush = Some(done),
         }
-    }
-
-    const fn is_full(&self) -> bool {
-        self.flush.is_some() || self.acks.len() + self.rejects.len() + self.returns.len() >= BURST
     }
 }
 

@@ -5,6 +5,7 @@ use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
+use futures_util::FutureExt as _;
 use lapin::Connection;
 use lapin::message::Delivery;
 use lapin::options::{BasicGetOptions, BasicQosOptions};
@@ -26,6 +27,9 @@ use crate::telemetry::{Fact, Telemetry};
 
 /// How often a quiet session is looked at: whether it still lives, and whether a quarantine is over.
 const LOOK: Duration = Duration::from_millis(250);
+
+/// Messages that are taken one after the other before orders are looked at.
+const AT_ONCE: usize = 64;
 
 /// What all sessions of one queue share.
 pub(super) struct Feed {
@@ -229,17 +233,49 @@ impl<'a> Session<'a> {
             Event::Fault => return Err(BrokerError::AcksStuck),
             Event::Look => self.look_around(tempo).await?,
             Event::Turned => self.turn(),
-            Event::Flow(Flow::Message(delivery)) => self.receive(delivery, tempo),
+            Event::Flow(Flow::Message(delivery)) => {
+                self.receive(delivery, tempo);
+                self.take_what_is_there(tempo)?;
+                self.hand_over_what_fits();
+            }
             Event::Flow(Flow::Dry) => {}
             Event::Flow(Flow::Broken(error)) => return Err(error),
             Event::Free => self.open_again(tempo).await?,
-            Event::Room(Some(permit)) => self.hand_over(permit),
+            Event::Room(Some(permit)) => {
+                self.hand_over(permit);
+                self.hand_over_what_fits();
+            }
             // Nobody is there to take messages: the same as if we had been told to close, unless somebody has told us to
             // cancel. Then the claims that are out are being settled, and who holds them says when to close.
             Event::Room(None) if self.feed.orders.cancel.is_cancelled() => self.pending.clear(),
             Event::Room(None) => self.feed.orders.close.cancel(),
         }
         Ok(false)
+    }
+
+    /// Takes what has come already without looking at everything else in between, which would cost as much again for each
+    /// message.
+    fn take_what_is_there(&mut self, tempo: &mut Tempo) -> Result<(), BrokerError> {
+        for _ in 0..AT_ONCE {
+            match self.tap.next().now_or_never() {
+                Some(Flow::Message(delivery)) => self.receive(delivery, tempo),
+                Some(Flow::Broken(error)) => return Err(error),
+                Some(Flow::Dry) | None => break,
+            }
+        }
+        Ok(())
+    }
+
+    /// Hands over as much as there is room for now.
+    fn hand_over_what_fits(&mut self) {
+        let feed = self.feed;
+        while self.unable_since.is_none()
+            && let Some((_, weight)) = self.pending.front()
+            && feed.share.room_for(weight).now_or_never().is_some()
+            && let Ok(permit) = feed.messages.try_reserve()
+        {
+            self.hand_over(permit);
+        }
     }
 
     /// Copies can be published again, or no longer.
