@@ -62,7 +62,8 @@ async fn a_worker_killed_while_5000_events_flow_loses_none_and_doubles_only_what
 #[tokio::test]
 async fn pending_retries_survive_the_death_of_the_worker() {
     let receiver = Receiver::start();
-    receiver.on_path("/", [503]);
+    // What speaks of the event does not open the endpoint's circuit, so each is attempted.
+    receiver.on_path("/", [422]);
     let mut scene = Scene::start(&busy_endpoint(&receiver)).await;
     publish(&scene, 0..200).await;
     receiver.wait("a first attempt of each", LONG, |seen| delivered(seen).len() == 200).await;

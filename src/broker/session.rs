@@ -331,8 +331,8 @@ impl<'a> Session<'a> {
             claim: Claim::new(delivery.delivery_tag, self.acks.sender(), self.over.clone()),
             body: Bytes::from(delivery.data),
             properties: delivery.properties,
-            exchange: delivery.exchange.to_string(),
-            routing_key: delivery.routing_key.to_string(),
+            exchange: delivery.exchange,
+            routing_key: delivery.routing_key,
             redelivered: delivery.redelivered,
             weight,
         });

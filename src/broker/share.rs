@@ -109,6 +109,13 @@ impl Weight {
         self.add(self.body.saturating_mul(count.saturating_sub(1)));
     }
 
+    /// How much of its queue's share is free, of a hundred.
+    #[must_use]
+    pub fn free_percent(&self) -> u8 {
+        let used = self.share.held().saturating_mul(100) / self.share.limit().max(1);
+        u8::try_from(100_usize.saturating_sub(used)).unwrap_or(0)
+    }
+
     fn add(&mut self, bytes: usize) {
         self.bytes += bytes;
         self.share.add(bytes);

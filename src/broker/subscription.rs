@@ -6,6 +6,7 @@ use std::time::Duration;
 
 use bytes::Bytes;
 use lapin::BasicProperties;
+use lapin::types::ShortString;
 use tokio::sync::{mpsc, watch};
 use tokio::task::JoinHandle;
 use tokio::time::{Instant, sleep};
@@ -74,9 +75,9 @@ pub struct Inbound {
     /// Its properties and headers.
     pub properties: BasicProperties,
     /// The exchange that it was last published to.
-    pub exchange: String,
+    pub exchange: ShortString,
     /// The routing key that it was last published with.
-    pub routing_key: String,
+    pub routing_key: ShortString,
     /// It may have been delivered before.
     pub redelivered: bool,
     /// The right to settle it.

@@ -109,6 +109,8 @@ pub enum Change {
 #[derive(Debug, Clone, Default)]
 pub struct Circuit {
     in_a_row: u32,
+    /// When the latest of them was.
+    last_failure: Option<Instant>,
     recent: Recent,
     open: Option<Open>,
 }
@@ -177,6 +179,18 @@ impl Circuit {
         self.is_closed() && self.in_a_row == 0 && !self.recent.has_failures(now)
     }
 
+    /// Whether a probe is out.
+    #[must_use]
+    pub fn is_probing(&self) -> bool {
+        self.open.is_some_and(|open| open.probing)
+    }
+
+    /// How long it has not been closed; `None` while it is.
+    #[must_use]
+    pub fn open_for(&self, now: Instant) -> Option<Duration> {
+        self.open.map(|open| now.saturating_duration_since(open.since))
+    }
+
     /// When the next probe may go; `None` while the circuit is closed or a probe is out.
     #[must_use]
     pub fn next_probe(&self) -> Option<Instant> {
@@ -187,7 +201,13 @@ impl Circuit {
         match charge {
             Charge::Unknown => return None,
             Charge::Works => self.in_a_row = 0,
-            Charge::Fails => self.in_a_row = self.in_a_row.saturating_add(1),
+            Charge::Fails => {
+                // One event that fails again and again, with nothing else going on, says little about its endpoint.
+                if self.last_failure.replace(now).is_none_or(|last| now.saturating_duration_since(last) > policy.window) {
+                    self.in_a_row = 0;
+                }
+                self.in_a_row = self.in_a_row.saturating_add(1);
+            }
         }
         self.recent.add(charge == Charge::Fails, policy.window, now);
         if charge == Charge::Works {
@@ -518,6 +538,7 @@ mod tests {
         ) {
             let mut now = Instant::now() + Duration::from_secs(3600);
             let (mut circuit, mut row, mut expected, mut shut_until) = (Circuit::default(), 0_u32, policy.initial_wait, now);
+            let mut last = None;
             for step in steps {
                 // What the worker does: what the gate lets through is sent, a reply is that of the probe where one was sent.
                 let is_probe = circuit.gate(now) == Gate::Probe;
@@ -544,7 +565,16 @@ mod tests {
                     }
                     Step::Reply(_) => continue,
                 };
-                row = match charge { Charge::Works => 0, Charge::Fails => row + 1, Charge::Unknown => row };
+                row = match charge {
+                    Charge::Works => 0,
+                    // One that comes long after the one before begins anew; while the circuit is open, each is a probe's.
+                    Charge::Fails if was_closed && last.is_none_or(|last: Instant| now.saturating_duration_since(last) > policy.window) => 1,
+                    Charge::Fails => row + 1,
+                    Charge::Unknown => row,
+                };
+                if charge == Charge::Fails && was_closed {
+                    last = Some(now);
+                }
                 match change {
                     Some(Change::Opened { cause, failures, wait }) => {
                         let step = match cause {
@@ -561,7 +591,7 @@ mod tests {
                     }
                     Some(Change::Closed { .. }) => {
                         prop_assert!(is_probe && charge == Charge::Works && circuit.is_forgettable(now));
-                        row = 0;
+                        (row, last) = (0, None);
                     }
                     None => prop_assert!(circuit.is_closed() && row < policy.consecutive.get()),
                 }

@@ -146,7 +146,7 @@ fn verdict_alone(history: &History, reply: &Reply, rules: Rules<'_>, now: Timest
     if reply.is_success() {
         return Verdict::Delivered;
     }
-    if reply.status() == Some(410) {
+    if reply.is_gone() {
         return Verdict::Dead(DeadReason::Gone);
     }
     if rules.policy.max_attempts.is_some_and(|limit| history.attempts >= limit) {

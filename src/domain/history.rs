@@ -93,7 +93,7 @@ impl History {
     /// this time.
     #[must_use]
     pub fn making_room(self, turn_at: Timestamp) -> Self {
-        Self { parked: self.parked.saturating_add(1), turn_at: Some(turn_at), ..self }
+        Self { parked: self.parked.saturating_add(1), turn_at: Some(turn_at), unknown_since: None, ..self }
     }
 
     /// This history with a stay in the ladder ahead.

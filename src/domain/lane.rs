@@ -1,103 +1,685 @@
-//! The order of work at one endpoint: so many at a time, the others in line.
+//! The order of work at one endpoint: what starts, what waits in line, and what leaves the line to make room for others.
+//!
+//! ```text
+//!             push                    next
+//!  delivery ───────▶ line of waiting ───────▶ request in flight ───▶ finish
+//!                          │    as many as may at one time, as its rate and its circuit allow
+//!                          ▼ depart
+//!        the ladder: more than the endpoint gets to soon, an open circuit, a pause after 410
+//! ```
 
 use std::collections::VecDeque;
-use std::num::NonZeroU16;
+use std::time::{Duration, Instant};
 
-/// Who is being served at an endpoint and who waits. Order of arrival.
+use super::batch::{self, Fill, Waiting};
+use super::circuit::{Change, Circuit, Gate};
+use super::pace::Pace;
+use super::park::{Need, Rounding};
+use super::policy::DeliveryPolicy;
+use super::reply::Charge;
+use super::service::{Service, time_for};
+
+/// What the endpoint gets to within this time stays in line in any case: it is gone before it could be in anybody's way.
+const SOON: Duration = Duration::from_millis(100);
+/// An endpoint that works through a whole prefetch window within this time is in nobody's way: to move its events away and
+/// back would take the broker longer.
+const WINDOW_TIME: Duration = Duration::from_secs(1);
+/// No turn is further away: who knows what the endpoint can take by then.
+const FURTHEST_TURN: Duration = Duration::from_secs(15 * 60);
+/// Of what is free of a prefetch window, one lane may hold this share beyond that (Choudhury and Hahne, "Dynamic Queue Length
+/// Thresholds for Shared-Memory Packet Switches", 1998): however many lanes are full, some of the window stays free.
+const SHARE: usize = 4;
+/// Of a whole prefetch window, one lane may have this share in flight, and one request in any case.
+const IN_FLIGHT_SHARE: usize = 2;
+/// Turns are given away at no higher rate while nobody is served: what waits for a dead endpoint comes back at most this
+/// often, all together, in events a second.
+const WHILE_SHUT: f64 = 1000.0;
+/// The least that a paused endpoint's events wait before they are looked at again; more with their age.
+const PAUSED: Duration = Duration::from_secs(10);
+
+/// Who waits at an endpoint, in order of arrival, and who is being served.
 #[derive(Debug)]
 pub struct Lane<T> {
-    waiting: VecDeque<T>,
-    in_flight: u16,
+    line: VecDeque<Queued<T>>,
+    service: Service,
+    events_in_flight: usize,
+    circuit: Circuit,
+    pace: Option<Pace>,
+    paused_until: Option<Instant>,
+    /// It was paused, and it is not known yet whether it takes requests again: one at a time finds out.
+    is_doubtful: bool,
+    /// Up to here, turns are given away to those that have left.
+    given_away: Instant,
 }
 
-impl<T> Default for Lane<T> {
-    fn default() -> Self {
-        Self { waiting: VecDeque::new(), in_flight: 0 }
+#[derive(Debug)]
+struct Queued<T> {
+    work: T,
+    since: Instant,
+}
+
+/// What may happen next.
+#[derive(Debug)]
+pub enum Next<T> {
+    /// One request with this work, in order of arrival.
+    Start(Vec<T>, Turn),
+    /// Nothing before this time, unless something is pushed or finished.
+    Later(Instant),
+    /// Nothing until something is pushed or finished.
+    Nothing,
+}
+
+/// A request in flight. To be given back by [`Lane::finish`].
+#[derive(Debug, PartialEq, Eq)]
+#[must_use = "a turn that is not given back is taken for ever"]
+pub struct Turn {
+    started: Instant,
+    events: usize,
+    probe: bool,
+}
+
+impl Turn {
+    /// Whether it is the one request that finds out whether the endpoint works again.
+    #[must_use]
+    pub const fn is_probe(&self) -> bool {
+        self.probe
+    }
+}
+
+/// How a request ended, as far as it concerns the endpoint as a whole.
+#[derive(Debug, Clone, Copy)]
+pub struct Ending {
+    /// What its reply says of the endpoint; `None` when it came to no reply.
+    pub charge: Option<Charge>,
+    /// 0 included to 1 excluded.
+    pub dice: f64,
+}
+
+/// Why work leaves the line.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Cause {
+    /// The lane is full.
+    Full,
+    /// The circuit is open.
+    Shut,
+    /// The endpoint answered 410.
+    Paused,
+}
+
+/// Work that leaves the line.
+#[derive(Debug)]
+pub struct Departure<T> {
+    /// The work.
+    pub work: T,
+    /// How long it stays away.
+    pub need: Need,
+    /// Why.
+    pub cause: Cause,
+}
+
+/// How much room there is.
+#[derive(Debug, Clone, Copy)]
+pub struct Room {
+    /// Messages that the prefetch window of the newest in line has room for at one time.
+    pub window: usize,
+    /// Of those, how many it still has room for.
+    pub free: usize,
+    /// The shortest time that makes sense to stay away: the ladder's shortest wait.
+    pub shortest: Duration,
+}
+
+impl Room {
+    /// Work that the endpoint gets to within this time does not leave for want of time: it would come back no sooner.
+    fn hold(&self) -> Duration {
+        self.shortest.clamp(Duration::from_secs(1), Duration::from_secs(10))
     }
 }
 
 impl<T> Lane<T> {
-    /// Puts work at the end of the line.
-    pub fn push(&mut self, work: T) {
-        self.waiting.push_back(work);
-    }
-
-    /// Takes the work whose turn it is, if fewer than `max_in_flight` are being served. Each piece that is taken must be
-    /// given back by [`Self::finish`].
-    pub fn start(&mut self, max_in_flight: NonZeroU16) -> Option<T> {
-        if self.in_flight >= max_in_flight.get() {
-            return None;
-        }
-        let work = self.waiting.pop_front()?;
-        self.in_flight += 1;
-        Some(work)
-    }
-
-    /// The work whose turn is next.
+    /// An empty lane.
     #[must_use]
-    pub fn peek(&self) -> Option<&T> {
-        self.waiting.front()
+    pub fn new(policy: &DeliveryPolicy, now: Instant) -> Self {
+        Self {
+            line: VecDeque::new(),
+            service: Service::new(now),
+            events_in_flight: 0,
+            circuit: Circuit::default(),
+            pace: policy.rate.map(Pace::new),
+            paused_until: None,
+            is_doubtful: false,
+            given_away: now,
+        }
+    }
+
+    /// Puts work at the end of the line.
+    pub fn push(&mut self, work: T, now: Instant) {
+        self.line.push_back(Queued { work, since: now });
+    }
+
+    /// The request that may start now, where the prefetch window has room for so many messages at one time. `look` tells what
+    /// decides about batches.
+    pub fn next(&mut self, policy: &DeliveryPolicy, window: usize, now: Instant, look: impl Fn(&T) -> Waiting) -> Next<T> {
+        let Some(oldest) = self.line.front().map(|queued| queued.since) else { return Next::Nothing };
+        let most = if self.is_doubtful { 1 } else { policy.max_in_flight.get() };
+        let most_events = (window / IN_FLIGHT_SHARE).max(1);
+        if self.is_paused(now) || self.service.in_flight() >= most || self.events_in_flight >= most_events {
+            return Next::Nothing;
+        }
+        let probe = match self.circuit.gate(now) {
+            Gate::Shut { .. } => return Next::Nothing,
+            Gate::Probe => true,
+            Gate::Pass => false,
+        };
+        let count = if probe || self.is_doubtful {
+            1
+        } else {
+            let share = batch::share(self.line.iter().map(|queued| look(&queued.work)), &policy.batch);
+            let latest = oldest + policy.batch.max_wait;
+            if share.fill == Fill::Open && now < latest {
+                return Next::Later(latest);
+            }
+            share.count.min(most_events - self.events_in_flight)
+        };
+        if let Some(Err(wait)) = self.pace.as_mut().map(|pace| pace.take(now)) {
+            return Next::Later(now + wait);
+        }
+        if probe {
+            self.circuit.begin_probe(now);
+        }
+        self.service.begin(now);
+        self.events_in_flight += count;
+        let work = self.line.drain(..count).map(|queued| queued.work).collect();
+        if self.line.is_empty() && self.service.in_flight() < most {
+            // It has room: whoever comes is served at once, whatever turns were given away.
+            self.given_away = now;
+        }
+        Next::Start(work, Turn { started: now, events: count, probe })
+    }
+
+    /// A request is over. Says whether the circuit has changed by it.
+    pub fn finish(&mut self, turn: Turn, ending: Ending, policy: &DeliveryPolicy, now: Instant) -> Option<Change> {
+        self.service.end(turn.started, turn.events, now);
+        self.events_in_flight = self.events_in_flight.saturating_sub(turn.events);
+        self.is_doubtful &= self.is_paused(now) || ending.charge.is_none();
+        let Some(charge) = ending.charge else {
+            if turn.probe {
+                self.circuit.abandon_probe(now);
+            }
+            return None;
+        };
+        let change = self.circuit.note(charge, turn.probe, &policy.circuit, (now, ending.dice));
+        if change.is_some() {
+            // Turns from before say nothing about what the endpoint takes from now on.
+            self.given_away = now;
+        }
+        change
+    }
+
+    /// Whether [`Self::depart`] could have anything to say. Cheap: to be asked after every push.
+    #[must_use]
+    pub fn is_crowded(&self, now: Instant) -> bool {
+        let Some(oldest) = self.line.front() else { return false };
+        now.saturating_duration_since(oldest.since) >= SOON || self.is_paused(now) || !self.circuit.is_closed()
+    }
+
+    /// Takes out of the line what makes room for others: everything where the endpoint is not to be called at all, else the
+    /// newest beyond what it gets to soon. `turn_in` is how long it still is until the turn that was given to the work when
+    /// it left before, nothing where that has passed; `None` where none was given.
+    pub fn depart(
+        &mut self,
+        policy: &DeliveryPolicy,
+        room: Room,
+        now: Instant,
+        turn_in: impl Fn(&T) -> Option<Duration>,
+    ) -> Vec<Departure<T>> {
+        if let Some(until) = self.paused_until.filter(|until| *until > now) {
+            let wait = PAUSED.min(until - now);
+            return self.leave(0, Cause::Paused, |_, _| Need { wait, rounding: Rounding::Up });
+        }
+        match self.circuit.gate(now) {
+            Gate::Pass => self.depart_for_want_of_room(policy, room, now, turn_in),
+            Gate::Shut { until } if !self.circuit.is_probing() => {
+                let until = until.saturating_duration_since(now);
+                self.leave(0, Cause::Shut, |lane, work| {
+                    let turn = turn_in(work).unwrap_or_else(|| lane.give_turn(until, WHILE_SHUT, now));
+                    Need { wait: turn.max(until), rounding: Rounding::Up }
+                })
+            }
+            // It will be known soon: as many as could start then stay. With no probe out yet, the first of them is it.
+            Gate::Probe | Gate::Shut { .. } => {
+                let wait = room.hold();
+                let stay = usize::from(policy.max_in_flight.get()).min(room.free / SHARE).max(1);
+                self.leave(stay, Cause::Shut, |_, _| Need { wait, rounding: Rounding::Up })
+            }
+        }
+    }
+
+    fn depart_for_want_of_room(
+        &mut self,
+        policy: &DeliveryPolicy,
+        room: Room,
+        now: Instant,
+        turn_in: impl Fn(&T) -> Option<Duration>,
+    ) -> Vec<Departure<T>> {
+        let oldest = self.line.front().map(|queued| queued.since);
+        if oldest.is_none_or(|oldest| now.saturating_duration_since(oldest) < SOON) {
+            return Vec::new();
+        }
+        let rate = self.events_per_second(policy, now);
+        let for_a_batch = (usize::from(policy.batch.max_events.get()) - 1).min(room.window / SHARE);
+        let stay = stay(rate, room).max(for_a_batch);
+        self.put_last_who_has_no_turn(stay, |work| turn_in(work).is_none());
+        let behind_the_line = time_for(count(stay), rate).min(FURTHEST_TURN);
+        // Before the first request is over, nothing is known but that it was not yet.
+        let turns = if self.service.is_measured() { rate } else { rate.max(WHILE_SHUT) };
+        self.leave(stay, Cause::Full, |lane, work| {
+            let turn = turn_in(work).unwrap_or_else(|| lane.give_turn(behind_the_line, turns, now));
+            Need { wait: turn.max(behind_the_line), rounding: Rounding::Down }
+        })
+    }
+
+    /// Where somebody has to leave, those who come for the first time go before those whose turn it is: else who has waited
+    /// longest would find the place taken again and again.
+    fn put_last_who_has_no_turn(&mut self, stay: usize, has_no_turn: impl Fn(&T) -> bool) {
+        let excess = self.line.len().saturating_sub(stay);
+        if excess == 0 || self.line.range(stay..).all(|queued| has_no_turn(&queued.work)) {
+            return;
+        }
+        let first_time = self.line.iter().filter(|queued| has_no_turn(&queued.work)).count();
+        // The newest of them, as many as have to leave.
+        let mut staying = first_time.saturating_sub(excess);
+        let (mut stays, mut leaves) = (VecDeque::with_capacity(self.line.len()), VecDeque::new());
+        for queued in self.line.drain(..) {
+            if !has_no_turn(&queued.work) {
+                stays.push_back(queued);
+            } else if staying > 0 {
+                staying -= 1;
+                stays.push_back(queued);
+            } else {
+                leaves.push_back(queued);
+            }
+        }
+        stays.append(&mut leaves);
+        self.line = stays;
+    }
+
+    /// Takes out of the line whoever stands behind the first `stay`, in order.
+    fn leave(&mut self, stay: usize, cause: Cause, mut need: impl FnMut(&mut Self, &T) -> Need) -> Vec<Departure<T>> {
+        let leaving: Vec<Queued<T>> = self.line.drain(stay.min(self.line.len())..).collect();
+        leaving.into_iter().map(|Queued { work, .. }| Departure { need: need(self, &work), work, cause }).collect()
+    }
+
+    /// Gives away the next turn that is free, not before `earliest` is over; says how long it is until then.
+    fn give_turn(&mut self, earliest: Duration, rate: f64, now: Instant) -> Duration {
+        self.given_away = (self.given_away.max(now + earliest) + time_for(1.0, rate)).min(now + FURTHEST_TURN.max(earliest));
+        self.given_away.saturating_duration_since(now)
+    }
+
+    /// Events a second that the endpoint can be told, as far as is known.
+    fn events_per_second(&self, policy: &DeliveryPolicy, now: Instant) -> f64 {
+        let measured = self.service.events_per_second(policy.max_in_flight.get(), now);
+        let allowed = policy.rate.map_or(f64::INFINITY, |rate| {
+            f64::from(rate.requests.get()) / rate.per.as_secs_f64() * f64::from(policy.batch.max_events.get())
+        });
+        measured.min(allowed)
+    }
+
+    /// The endpoint has said that it is gone: it is not called before `until`.
+    pub fn pause(&mut self, until: Instant) {
+        self.paused_until = Some(until);
+        self.is_doubtful = true;
+    }
+
+    /// Ends a pause whose time is over; says whether there was one.
+    pub fn end_pause(&mut self, now: Instant) -> bool {
+        self.paused_until.take_if(|until| *until <= now).is_some()
+    }
+
+    /// The endpoint's configuration has changed: whatever was held against it is forgotten. Says what that was.
+    pub fn renew(&mut self, policy: &DeliveryPolicy, now: Instant) -> Renewed {
+        let renewed = Renewed { was_paused: self.paused_until.take().is_some(), circuit: self.circuit.open_for(now) };
+        self.circuit = Circuit::default();
+        self.is_doubtful = false;
+        self.pace = policy.rate.map(Pace::new);
+        self.given_away = now;
+        renewed
     }
 
     /// Takes out of the line what `keep` refuses; says how many that were.
-    pub fn retain(&mut self, keep: impl FnMut(&T) -> bool) -> usize {
-        let before = self.waiting.len();
-        self.waiting.retain(keep);
-        before - self.waiting.len()
-    }
-
-    /// Takes work from the head of the line as long as `leaves` says so.
-    pub fn take_while(&mut self, mut leaves: impl FnMut(&T) -> bool) -> Vec<T> {
-        let count = self.waiting.iter().take_while(|work| leaves(work)).count();
-        self.waiting.drain(..count).collect()
-    }
-
-    /// One piece of work is done.
-    pub fn finish(&mut self) {
-        self.in_flight = self.in_flight.saturating_sub(1);
+    pub fn retain(&mut self, mut keep: impl FnMut(&T) -> bool) -> usize {
+        let before = self.line.len();
+        self.line.retain(|queued| keep(&queued.work));
+        before - self.line.len()
     }
 
     /// Takes everything that waits; what is being served goes on.
     pub fn drain(&mut self) -> impl Iterator<Item = T> + '_ {
-        self.waiting.drain(..)
+        self.line.drain(..).map(|queued| queued.work)
     }
 
-    /// Whether nobody waits and nobody is being served: the lane can go.
+    /// The newest in line.
     #[must_use]
-    pub fn is_idle(&self) -> bool {
-        self.in_flight == 0 && self.waiting.is_empty()
+    pub fn newest(&self) -> Option<&T> {
+        self.line.back().map(|waiting| &waiting.work)
     }
 
-    /// How many are being served.
+    /// Whether nothing but the measured rate would be lost if the lane were made anew: nobody waits or is served, nothing is
+    /// held against the endpoint, and no turn is given away.
     #[must_use]
-    pub const fn in_flight(&self) -> u16 {
-        self.in_flight
+    pub fn is_forgettable(&self, now: Instant) -> bool {
+        self.service.in_flight() == 0
+            && self.line.is_empty()
+            && self.circuit.is_forgettable(now)
+            && !self.is_paused(now)
+            && !self.is_doubtful
+            && self.given_away <= now
+            && self.pace.as_ref().is_none_or(|pace| pace.is_rested(now))
     }
 
-    /// How many wait.
+    /// Whether nobody waits and nobody is being served.
     #[must_use]
-    pub fn waiting(&self) -> usize {
-        self.waiting.len()
+    pub fn is_empty(&self) -> bool {
+        self.line.is_empty() && self.service.in_flight() == 0
     }
+
+    /// Whether somebody waits.
+    #[must_use]
+    pub fn has_line(&self) -> bool {
+        !self.line.is_empty()
+    }
+
+    fn is_paused(&self, now: Instant) -> bool {
+        self.paused_until.is_some_and(|until| until > now)
+    }
+}
+
+/// What was forgotten by [`Lane::renew`].
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Renewed {
+    /// The endpoint was paused.
+    pub was_paused: bool,
+    /// The circuit was open for so long.
+    pub circuit: Option<Duration>,
+}
+
+/// How many may wait at an endpoint of this rate: a whole window where it is worked through quickly; else what it gets to soon, and beyond that what it gets to before it could come
+/// back from the ladder, but no more than the share of what is free.
+fn stay(rate: f64, room: Room) -> usize {
+    let within = |time: Duration| whole(rate * time.as_secs_f64());
+    if within(WINDOW_TIME) >= room.window {
+        return room.window;
+    }
+    within(SOON).max(within(room.hold()).min(room.free / SHARE))
+}
+
+#[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rounded down, and capped at the ends of the range")]
+fn whole(number: f64) -> usize {
+    number.max(0.0) as usize
+}
+
+#[expect(clippy::cast_precision_loss, reason = "a line is far shorter than 2^52")]
+fn count(number: usize) -> f64 {
+    number as f64
 }
 
 #[cfg(test)]
 mod tests {
+    use std::collections::VecDeque;
+    use std::num::{NonZeroU16, NonZeroU32};
+
+    use proptest::prelude::*;
+
     use super::*;
+    use crate::domain::policy::{BatchLimits, Rate};
+
+    const ROOM: Room = Room { window: 1000, free: 1000, shortest: Duration::from_secs(1) };
+    const WORKS: Ending = Ending { charge: Some(Charge::Works), dice: 0.5 };
+    const FAILS: Ending = Ending { charge: Some(Charge::Fails), dice: 0.5 };
+
+    fn policy(max_in_flight: u16) -> DeliveryPolicy {
+        DeliveryPolicy { max_in_flight: NonZeroU16::new(max_in_flight).unwrap(), ..DeliveryPolicy::default() }
+    }
+
+    const fn ms(millis: u64) -> Duration {
+        Duration::from_millis(millis)
+    }
+
+    fn light<T>(_: &T) -> Waiting {
+        Waiting { bytes: 100, id_length: 10, batch_limit: None }
+    }
+
+    fn start<T: std::fmt::Debug>(lane: &mut Lane<T>, policy: &DeliveryPolicy, now: Instant) -> Option<(Vec<T>, Turn)> {
+        match lane.next(policy, ROOM.window, now, light) {
+            Next::Start(work, turn) => Some((work, turn)),
+            _ => None,
+        }
+    }
 
     #[test]
     fn serves_in_order_of_arrival_and_never_more_than_the_limit() {
-        let two = NonZeroU16::new(2).unwrap();
-        let mut lane = Lane::default();
-        (1..=4).for_each(|n| lane.push(n));
-        assert_eq!((lane.start(two), lane.start(two), lane.start(two)), (Some(1), Some(2), None));
-        lane.finish();
-        assert_eq!((lane.start(two), lane.start(two)), (Some(3), None));
-        assert_eq!((lane.in_flight(), lane.waiting()), (2, 1));
+        let (two, now) = (policy(2), Instant::now());
+        let mut lane = Lane::new(&two, now);
+        (1..=4).for_each(|n| lane.push(n, now));
+        let (first, turn) = start(&mut lane, &two, now).unwrap();
+        let (second, other) = start(&mut lane, &two, now).unwrap();
+        assert_eq!((first, second), (vec![1], vec![2]));
+        assert!(start(&mut lane, &two, now).is_none());
+        assert_eq!(lane.finish(turn, WORKS, &two, now), None);
+        let (third, last) = start(&mut lane, &two, now).unwrap();
+        assert_eq!((third, lane.service.in_flight(), lane.line.len()), (vec![3], 2, 1));
         assert_eq!(lane.drain().collect::<Vec<_>>(), [4]);
-        lane.finish();
-        assert!(!lane.is_idle());
-        lane.finish();
-        assert!(lane.is_idle());
+        assert!(!lane.is_forgettable(now));
+        lane.finish(other, WORKS, &two, now);
+        lane.finish(last, WORKS, &two, now);
+        assert!(lane.is_forgettable(now));
+    }
+
+    #[test]
+    fn a_batch_takes_what_is_there_or_waits_for_more_as_long_as_it_may() {
+        let now = Instant::now();
+        let batch = BatchLimits { max_events: NonZeroU16::new(3).unwrap(), ..BatchLimits::default() };
+        let at_once = DeliveryPolicy { batch, ..policy(9) };
+        let mut lane = Lane::new(&at_once, now);
+        (1..=5).for_each(|n| lane.push(n, now));
+        assert_eq!(start(&mut lane, &at_once, now).unwrap().0, [1, 2, 3]);
+        let patient = DeliveryPolicy { batch: BatchLimits { max_wait: ms(200), ..batch }, ..at_once };
+        assert!(matches!(lane.next(&patient, ROOM.window, now + ms(50), light), Next::Later(at) if at == now + ms(200)));
+        assert_eq!(start(&mut lane, &patient, now + ms(200)).unwrap().0, [4, 5]);
+    }
+
+    #[test]
+    fn an_endpoint_that_hangs_keeps_next_to_nothing_of_the_window() {
+        let (rules, now) = (policy(16), Instant::now());
+        let mut lane = Lane::new(&rules, now);
+        (0..1000).for_each(|n| lane.push(n, now));
+        while start(&mut lane, &rules, now).is_some() {}
+        assert!(lane.depart(&rules, ROOM, now + ms(99), |_| None).is_empty(), "it may be fast");
+        let left = lane.depart(&rules, ROOM, now + ms(500), |_| None);
+        assert!(lane.line.len() <= 32, "{} wait", lane.line.len());
+        assert!(left.windows(2).all(|pair| pair[0].work < pair[1].work && pair[0].need.wait <= pair[1].need.wait), "turns in order");
+        assert!(left.iter().all(|departure| departure.cause == Cause::Full));
+        lane.depart(&rules, ROOM, now + ms(60_000), |_| None);
+        assert_eq!((lane.line.len(), lane.service.in_flight()), (0, 16));
+    }
+
+    #[test]
+    fn a_fast_endpoint_keeps_its_whole_window_and_a_flood_only_a_share() {
+        let (rules, mut now) = (policy(64), Instant::now());
+        let mut lane = Lane::new(&rules, now);
+        (0..1000).for_each(|n| lane.push(n, now));
+        // 64 at a time, 2 ms each: 32,000 a second.
+        while let Some((_, turn)) = start(&mut lane, &rules, now) {
+            now += ms(2) / 64;
+            lane.finish(turn, WORKS, &rules, now);
+            lane.push(0, now);
+            assert!(lane.depart(&rules, ROOM, now, |_| None).is_empty());
+            if now > Instant::now() + ms(1000) {
+                break;
+            }
+        }
+        // 500 a second: a second's worth would be 500, but there is only a quarter of 400 left.
+        let mut lane = Lane::new(&rules, now);
+        for _ in 0..200 {
+            lane.push(0, now);
+            let (_, turn) = start(&mut lane, &rules, now).unwrap();
+            lane.finish(turn, WORKS, &rules, now + ms(128));
+        }
+        (0..600).for_each(|n| lane.push(n, now));
+        lane.depart(&rules, Room { free: 400, ..ROOM }, now + ms(101), |_| None);
+        assert_eq!(lane.line.len(), 100);
+    }
+
+    #[test]
+    fn a_rate_is_kept_and_the_rest_leaves_with_turns_at_that_rate() {
+        let now = Instant::now();
+        let rate = Rate { requests: NonZeroU32::new(10).unwrap(), per: Duration::from_secs(1) };
+        let rules = DeliveryPolicy { rate: Some(rate), ..policy(16) };
+        let mut lane = Lane::new(&rules, now);
+        (0..100).for_each(|n| lane.push(n, now));
+        while let Some((_, turn)) = start(&mut lane, &rules, now) {
+            lane.finish(turn, WORKS, &rules, now);
+        }
+        assert!(matches!(lane.next(&rules, ROOM.window, now, light), Next::Later(at) if at <= now + ms(101)));
+        let left = lane.depart(&rules, ROOM, now + ms(100), |_| None);
+        assert_eq!(lane.line.len(), 10, "a second's worth stays");
+        let (first, last) = (left[0].need.wait, left[left.len() - 1].need.wait);
+        assert!((ms(1000)..=ms(1200)).contains(&first), "{first:?}");
+        assert!((ms(8500)..=ms(10_000)).contains(&last), "{last:?}");
+    }
+
+    #[test]
+    fn an_open_circuit_sends_everything_away_until_one_probe_has_found_out() {
+        let (rules, now) = (policy(4), Instant::now());
+        let mut lane = Lane::new(&rules, now);
+        let mut opened = None;
+        for n in 0..10 {
+            lane.push(n, now);
+            let (_, turn) = start(&mut lane, &rules, now).unwrap();
+            opened = lane.finish(turn, FAILS, &rules, now).or(opened);
+        }
+        let Some(Change::Opened { wait, .. }) = opened else { panic!("{opened:?}") };
+        (0..50).for_each(|n| lane.push(n, now));
+        assert!(start(&mut lane, &rules, now).is_none() && lane.is_crowded(now));
+        let left = lane.depart(&rules, ROOM, now, |_| None);
+        assert!(left.len() == 50 && left.iter().all(|departure| departure.cause == Cause::Shut && departure.need.wait >= wait));
+        assert!(!lane.is_forgettable(now + ms(3_600_000)), "it is remembered that nobody answered");
+        let later = now + wait + ms(1);
+        (0..50).for_each(|n| lane.push(n, later));
+        let (work, turn) = start(&mut lane, &rules, later).unwrap();
+        assert!(turn.is_probe() && work == [0] && start(&mut lane, &rules, later).is_none());
+        assert_eq!(lane.depart(&rules, ROOM, later, |_| None).len(), 45, "as many as may start stay");
+        assert!(matches!(lane.finish(turn, WORKS, &rules, later), Some(Change::Closed { .. })));
+        assert!(start(&mut lane, &rules, later).is_some());
+    }
+
+    #[test]
+    fn a_pause_sends_everything_away_until_it_is_over_or_the_configuration_changes() {
+        let (rules, now) = (policy(4), Instant::now());
+        let mut lane = Lane::new(&rules, now);
+        lane.pause(now + ms(90_000));
+        lane.push(1, now);
+        assert!(start(&mut lane, &rules, now).is_none() && lane.is_crowded(now) && !lane.is_forgettable(now));
+        let left = lane.depart(&rules, ROOM, now, |_| None);
+        assert_eq!((left[0].cause, left[0].need.wait), (Cause::Paused, PAUSED));
+        assert!(!lane.end_pause(now + ms(89_999)) && lane.end_pause(now + ms(90_000)));
+        lane.pause(now + ms(90_000));
+        assert!(lane.renew(&rules, now).was_paused);
+        lane.push(2, now);
+        assert!(start(&mut lane, &rules, now).is_some());
+    }
+
+    #[test]
+    fn who_comes_back_for_its_turn_goes_before_who_comes_for_the_first_time() {
+        let (rules, now) = (policy(1), Instant::now());
+        let mut lane = Lane::new(&rules, now);
+        lane.push(0, now);
+        let (_, _turn) = start(&mut lane, &rules, now).unwrap();
+        // Odd ones have a turn. After a second of the first request, one more is worth a place.
+        (1..=6).for_each(|n| lane.push(n, now));
+        let turn_in = |n: &i32| (n % 2 == 1).then(|| ms(if *n == 5 { 700 } else { 0 }));
+        let left = lane.depart(&rules, ROOM, now + ms(1000), turn_in);
+        assert_eq!(left.iter().map(|one| one.work).collect::<Vec<_>>(), [3, 5, 2, 4, 6]);
+        let waits: Vec<Duration> = left.iter().map(|one| one.need.wait).collect();
+        assert!(waits[0] <= ms(1000) && waits[1] <= ms(1000), "a turn that was given stays: {waits:?}");
+        assert!(waits[2] < waits[3] && waits[3] < waits[4], "{waits:?}");
+        assert_eq!(lane.drain().collect::<Vec<_>>(), [1]);
+    }
+
+    /// What may happen to a lane.
+    #[derive(Debug, Clone)]
+    enum Step {
+        Push(u8),
+        Start,
+        Finish { which: usize, charge: Option<bool> },
+        Depart { free: usize },
+        Pass { millis: u64 },
+        Pause,
+        Renew,
+    }
+
+    fn step() -> impl Strategy<Value = Step> {
+        prop_oneof![
+            4 => (1_u8..40).prop_map(Step::Push),
+            8 => Just(Step::Start),
+            8 => (any::<usize>(), proptest::option::weighted(0.9, any::<bool>())).prop_map(|(which, charge)| Step::Finish { which, charge }),
+            3 => (0_usize..1000).prop_map(|free| Step::Depart { free }),
+            4 => (0_u64..20_000).prop_map(|millis| Step::Pass { millis }),
+            1 => Just(Step::Pause),
+            1 => Just(Step::Renew),
+        ]
+    }
+
+    proptest! {
+        /// Nothing is lost, doubled or served out of turn, whatever happens in whatever order; no limit is passed; and once all is
+        /// quiet, a lane forgets everything but what is held against the endpoint.
+        #[test]
+        fn everything_that_is_pushed_is_served_once_in_order_or_leaves(
+            steps in prop::collection::vec(step(), 1..200),
+            max_in_flight in 1_u16..8,
+            max_events in 1_u16..6,
+        ) {
+            let batch = BatchLimits { max_events: NonZeroU16::new(max_events).unwrap(), ..BatchLimits::default() };
+            let rules = DeliveryPolicy { batch, ..policy(max_in_flight) };
+            let mut now = Instant::now();
+            let mut lane = Lane::new(&rules, now);
+            let (mut model, mut pushed) = (VecDeque::new(), 0_u32);
+            let (mut turns, mut renewals) = (Vec::new(), 0);
+            for step in steps {
+                match step {
+                    Step::Push(count) => (0..count).for_each(|_| {
+                        lane.push(pushed, now);
+                        model.push_back(pushed);
+                        pushed += 1;
+                    }),
+                    Step::Start => if let Some((work, turn)) = start(&mut lane, &rules, now) {
+                        prop_assert!(!work.is_empty() && work.len() <= usize::from(max_events));
+                        prop_assert!(work.iter().all(|one| model.pop_front() == Some(*one)), "order of arrival");
+                        prop_assert!(!turn.is_probe() || work.len() == 1);
+                        let probes = turns.iter().filter(|(_, since)| *since == renewals).filter(|(turn, _): &&(Turn, u32)| turn.is_probe()).count();
+                        prop_assert!(!turn.is_probe() || probes == 0, "one probe at a time");
+                        turns.push((turn, renewals));
+                    },
+                    Step::Finish { which, charge } => if !turns.is_empty() {
+                        let (turn, _) = turns.swap_remove(which % turns.len());
+                        let charge = charge.map(|works| if works { Charge::Works } else { Charge::Fails });
+                        lane.finish(turn, Ending { charge, dice: 0.3 }, &rules, now);
+                    },
+                    Step::Depart { free } => {
+                        let left = lane.depart(&rules, Room { free, ..ROOM }, now, |_| None);
+                        let stays = model.len() - left.len();
+                        let newest = model.split_off(stays);
+                        prop_assert!(left.iter().map(|one| one.work).eq(newest), "the newest leave, in order");
+                    }
+                    Step::Pass { millis } => now += ms(millis),
+                    Step::Pause => lane.pause(now + ms(5000)),
+                    Step::Renew => {
+                        lane.renew(&rules, now);
+                        renewals += 1;
+                    }
+                }
+                prop_assert!(turns.len() <= usize::from(max_in_flight));
+                prop_assert_eq!((lane.line.len(), usize::from(lane.service.in_flight())), (model.len(), turns.len()));
+            }
+        }
     }
 }

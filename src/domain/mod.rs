@@ -22,5 +22,6 @@ pub mod reply;
 pub mod request;
 pub mod retry;
 pub mod route;
+pub mod service;
 pub mod sign;
 pub mod time;

@@ -45,6 +45,13 @@ impl Pace {
         self.limiter.check().map_err(|not_until| not_until.wait_time_from(self.time.now()))
     }
 
+    /// Whether a new pace would let no more through: the last request was a burst's time ago.
+    #[must_use]
+    pub fn is_rested(&self, now: Instant) -> bool {
+        let pause = self.rate.per / self.rate.requests.get() * burst(self.rate).get();
+        self.now.is_none_or(|last| now.saturating_duration_since(last) >= pause)
+    }
+
     /// The rate that is kept.
     #[must_use]
     pub const fn rate(&self) -> Rate {

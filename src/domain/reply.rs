@@ -183,6 +183,12 @@ impl Reply {
         matches!(self.outcome, Outcome::Answered { status: 200..=299, .. })
     }
 
+    /// Whether the endpoint says that it is gone for good (410): final for the delivery, and it is not called any more.
+    #[must_use]
+    pub const fn is_gone(&self) -> bool {
+        matches!(self.outcome, Outcome::Answered { status: 410, .. })
+    }
+
     /// The HTTP status, where there was one. An incomplete answer has one too: ask [`Self::is_success`] for success.
     #[must_use]
     pub const fn status(&self) -> Option<u16> {
@@ -203,10 +209,9 @@ impl Reply {
                 400 | 409 | 413 | 422 | 431 => Charge::Works,
                 // Its answer is the one that it means; the pause that follows is not the circuit's business.
                 410 => Charge::Works,
-                // Both come from a proxy on the way, which wants to know who we are.
-                407 | 511 => Charge::Unknown,
                 // All else would be said of the next request too: moved (3xx), not let in (401, 402, 403), not there or not for
-                // this kind of request (404, 405, 406, 415), too much at one time (408, 425, 429), broken (5xx).
+                // this kind of request (404, 405, 406, 415), too much at one time (408, 425, 429), broken (5xx). A 407 or 511 too: there is
+                // no proxy of ours on the way, so it is the endpoint's side that says it.
                 _ => Charge::Fails,
             },
             Outcome::Incomplete { failure, .. } | Outcome::Failed(failure) => match failure {
@@ -279,7 +284,7 @@ mod tests {
         let charge = |outcome| Reply { outcome, took: Duration::ZERO }.charge();
         let of = |expected| (0..=999).filter(move |status| charge(Outcome::Answered { status: *status, retry_after: None }) == expected);
         assert_eq!(of(Charge::Works).collect::<Vec<u16>>(), (200..=299).chain([400, 409, 410, 413, 422, 431]).collect::<Vec<u16>>());
-        assert_eq!(of(Charge::Unknown).collect::<Vec<u16>>(), [407, 511]);
+        assert_eq!(of(Charge::Unknown).count(), 0);
         for failure in [Failure::Blocked(Forbidden::Address), Failure::Local] {
             assert_eq!(charge(Outcome::Failed(failure)), Charge::Unknown, "{failure}");
         }

@@ -139,6 +139,8 @@ pub enum Fact<'a> {
         webhook_id: &'a str,
         /// Counted from 1.
         attempt: u32,
+        /// Its place in the request.
+        place: Place,
         /// Bytes sent as the body.
         request_bytes: usize,
         /// What the endpoint did.
@@ -235,6 +237,20 @@ pub enum Fact<'a> {
     },
 }
 
+/// The place of an event in a request. Every event of a request has an attempt of its own.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Place {
+    /// Counted from 0: what concerns the request as a whole is counted with the first.
+    pub index: usize,
+    /// Events in the request.
+    pub of: usize,
+}
+
+impl Place {
+    /// The only event of its request.
+    pub const ALONE: Self = Self { index: 0, of: 1 };
+}
+
 /// An event as logs name it.
 #[derive(Debug, Clone, Copy)]
 pub struct EventRef<'a> {
@@ -261,11 +277,14 @@ pub enum WaitCause {
     Circuit,
     /// Its endpoint answered 410 and is not told for now.
     Paused,
+    /// The worker stops, and the event has been told at another endpoint already.
+    Stopping,
 }
 
 impl WaitCause {
     /// Every cause, for metrics that start at zero.
-    pub const ALL: [Self; 6] = [Self::Retry, Self::HoldUntil, Self::Configuration, Self::Parked, Self::Circuit, Self::Paused];
+    pub const ALL: [Self; 7] =
+        [Self::Retry, Self::HoldUntil, Self::Configuration, Self::Parked, Self::Circuit, Self::Paused, Self::Stopping];
 
     /// The name in logs and metrics.
     #[must_use]
@@ -277,6 +296,7 @@ impl WaitCause {
             Self::Parked => "parked",
             Self::Circuit => "circuit",
             Self::Paused => "paused",
+            Self::Stopping => "stopping",
         }
     }
 }

@@ -58,7 +58,7 @@ pub(super) fn write(fact: &Fact<'_>) {
 }
 
 fn attempt(fact: &Fact<'_>) {
-    let Fact::Attempted { event, endpoint, webhook_id, attempt, request_bytes, reply, verdict, latency } = *fact else { return };
+    let Fact::Attempted { event, endpoint, webhook_id, attempt, place, request_bytes, reply, verdict, latency } = *fact else { return };
     let (wait, reason) = match verdict {
         Verdict::Delivered => (None, None),
         Verdict::Retry(wait) => (Some(wait), None),
@@ -72,6 +72,7 @@ fn attempt(fact: &Fact<'_>) {
         topic = &*topic(&event),
         webhook_id = &*cut(webhook_id, NAME_LIMIT),
         attempt,
+        batch = place.of,
         request_bytes,
         status = reply.status(),
         class = reply.class(),
@@ -107,7 +108,7 @@ fn waits(fact: &Fact<'_>) {
         // The attempt before has its own line, which says the same; so has the circuit that opened and the endpoint that
         // paused. A full lane sends thousands away: they are counted.
         WaitCause::Retry | WaitCause::HoldUntil | WaitCause::Parked | WaitCause::Circuit | WaitCause::Paused => line!(debug),
-        WaitCause::Configuration => line!(info),
+        WaitCause::Configuration | WaitCause::Stopping => line!(info),
     }
 }
 

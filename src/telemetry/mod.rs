@@ -10,7 +10,7 @@ mod spool;
 use std::fmt;
 use std::sync::Arc;
 
-pub use facts::{EventOutcome, EventRef, Fact, ResumeCause, WaitCause};
+pub use facts::{EventOutcome, EventRef, Fact, Place, ResumeCause, WaitCause};
 
 use crate::config::Config;
 use crate::domain::integrator::Directory;

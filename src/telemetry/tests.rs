@@ -8,7 +8,7 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 
-use super::facts::{EventOutcome, EventRef, Fact, WaitCause};
+use super::facts::{EventOutcome, EventRef, Fact, Place, WaitCause};
 use super::logging::{Shape, beside, filter, subscriber};
 use super::metrics::deliveries::{CLASSES, OTHER_STATUS, VERDICTS, verdict_index};
 use super::{REMOVED, ResumeCause, Telemetry};
@@ -61,6 +61,7 @@ impl Scene {
             endpoint: &self.endpoint,
             webhook_id: "msg_1",
             attempt: 2,
+            place: Place::ALONE,
             request_bytes: 321,
             reply: &Reply { outcome, took: Duration::from_millis(42) },
             verdict: &verdict,
@@ -128,38 +129,41 @@ impl Scene {
         telemetry.record(&Fact::ReloadRefused { problems: &["a: bad".to_owned(), "b: worse".to_owned()] });
         telemetry.record(&Fact::Stopping { open: 1, limit: Duration::from_secs(25) });
         telemetry.record(&Fact::Stopped { abandoned: 0 });
-        vec![
-            "started",
-            "broker connected",
-            "broker lost",
-            "broker blocked",
-            "broker unblocked",
-            "quarantined",
-            "quarantine over",
-            "consuming",
-            "window narrowed",
-            "publish failed",
-            "stale acks",
-            "topology ready",
-            "received",
-            "settled",
-            "skipped",
-            "waits",
-            "attempt",
-            "dead letter",
-            "endpoint paused",
-            "endpoint resumed",
-            "circuit probing",
-            "circuit closed",
-            "circuit opened",
-            "rejected",
-            "reloaded",
-            "reload refused",
-            "stopping",
-            "stopped",
-        ]
+        ALL_MESSAGES.to_vec()
     }
 }
+
+/// The messages of the lines of `record_everything`.
+const ALL_MESSAGES: [&str; 28] = [
+    "started",
+    "broker connected",
+    "broker lost",
+    "broker blocked",
+    "broker unblocked",
+    "quarantined",
+    "quarantine over",
+    "consuming",
+    "window narrowed",
+    "publish failed",
+    "stale acks",
+    "topology ready",
+    "received",
+    "settled",
+    "skipped",
+    "waits",
+    "attempt",
+    "dead letter",
+    "endpoint paused",
+    "endpoint resumed",
+    "circuit probing",
+    "circuit closed",
+    "circuit opened",
+    "rejected",
+    "reloaded",
+    "reload refused",
+    "stopping",
+    "stopped",
+];
 
 fn ladder() -> Ladder {
     Ladder::try_new(Duration::from_secs(1), Duration::from_secs(6 * 3600)).unwrap()
@@ -595,7 +599,7 @@ fn what_waits_has_a_line_and_a_count_and_only_the_unusual_is_told_by_default() {
         assert_eq!(all[0][field], expected, "{field} in {}", all[0]);
     }
     assert!((60_000..=64_000).contains(&all[0]["retry_in_ms"].as_u64().unwrap()), "{}", all[0]);
-    assert_eq!(causes(&told("info")), ["configuration"]);
+    assert_eq!(causes(&told("info")), ["configuration", "stopping"]);
     for cause in WaitCause::ALL {
         assert_series(&telemetry, &[&format!(r#"callbackd_waits_total{{cause="{}"}} 2"#, cause.as_str())]);
     }

@@ -1,93 +1,180 @@
-//! One delivery: render, attempt, decide, settle.
+//! One request with one or more deliveries: render, attempt, decide, settle.
 
 use std::num::NonZeroU16;
 use std::sync::Arc;
 use std::time::Duration;
 
-use tokio::time::Instant;
+use futures_util::future::join_all;
 
+use super::lanes::{Seat, Start};
 use super::parcel::{Parcel, Stake};
-use super::{Shared, settle};
+use super::{Shared, lanes, settle};
 use crate::broker::Delivered;
 use crate::clock;
+use crate::domain::batch::Waiting;
 use crate::domain::decide::{Decision, Rules, Tried, Verdict, decide};
-use crate::domain::format::{Rendering, render};
+use crate::domain::event::Event;
+use crate::domain::format::{Body, Wrote};
+use crate::domain::history::History;
 use crate::domain::integrator::{Endpoint, SkipReason};
 use crate::domain::request::{self, Attempt};
 use crate::domain::time::Timestamp;
-use crate::telemetry::{Fact, WaitCause};
+use crate::telemetry::{Fact, Place, WaitCause};
 
 /// A publisher's clock that is further off than this tells nothing about how long a delivery took.
 const CREDIBLE: Duration = Duration::from_secs(24 * 3600);
 
-/// One event for one endpoint.
+/// One event for one endpoint, in the endpoint's lane.
 pub(super) struct Delivery {
     pub stake: Stake,
-    /// The endpoint as it was configured when the event came in.
-    pub endpoint: Arc<Endpoint>,
-    /// In line for its turn since then.
-    pub since: Instant,
 }
 
-/// Makes one attempt and settles what follows from it. Returns without settling when a stop or a lost connection comes
-/// first: the message is then unacknowledged and the broker delivers it again.
-///
-/// The endpoint is looked up anew: a reload may have changed or removed it while the delivery stood in line.
-pub(super) async fn run(shared: &Shared, delivery: Delivery) {
-    let Delivery { stake, endpoint, .. } = delivery;
-    if stake.parcel().over().is_cancelled() || shared.stopping.is_cancelled() {
-        return;
+impl Delivery {
+    /// What decides with whom it shares a request.
+    pub(super) fn waiting(&self) -> Waiting {
+        let parcel = self.stake.parcel();
+        Waiting::of(&parcel.event, &parcel.history)
     }
-    let directory = Arc::clone(&shared.directory.borrow());
-    let Some(endpoint) = directory.endpoint(&endpoint.integrator, &endpoint.id) else {
-        return settle::unknown(shared, stake, Some(&endpoint.id)).await;
+}
+
+/// Makes one request and settles what follows from it for each delivery in it, then goes on with the lane's next request.
+/// Leaves deliveries unsettled when a stop or a lost connection comes first: their messages are then unacknowledged and the
+/// broker delivers them again.
+pub(super) async fn run(shared: Arc<Shared>, start: Start) {
+    let mut next = Some(start);
+    while let Some(Start { seat, work }) = next {
+        next = make(&shared, seat, work).await;
+    }
+}
+
+/// The endpoint is as it is configured now: a reload may have changed or removed it while the deliveries stood in line.
+async fn make(shared: &Arc<Shared>, seat: Seat, work: Vec<Delivery>) -> Option<Start> {
+    let Some(endpoint) = seat.endpoint() else {
+        lanes::orphan(shared, seat.id(), work);
+        return None;
     };
-    if let Err(reason) = endpoint.takes(&stake.parcel().event.topic) {
-        return settle::skip(shared, stake, endpoint, reason);
+    let mut body = Body::new(endpoint.format, work.iter().map(|delivery| &delivery.stake.parcel().event));
+    let members: Vec<Stake> = work.into_iter().filter_map(|delivery| write(shared, &endpoint, delivery.stake, &mut body)).collect();
+    let body = body.finish()?;
+    if shared.stopping.is_cancelled() {
+        lanes::make_way(shared, &endpoint, members.into_iter().map(|stake| Delivery { stake }));
+        return None;
     }
-    match render(endpoint.format, &[&stake.parcel().event]) {
-        Ok(Rendering::Body(body)) => attempt(shared, stake, endpoint, body).await,
-        Ok(Rendering::Nothing) => settle::skip(shared, stake, endpoint, SkipReason::NoRecords),
-        Err(fault) => settle::unrenderable(shared, stake, endpoint, fault).await,
+    attempt(seat, shared, &endpoint, members, body).await
+}
+
+/// Writes a delivery into the body. What is not to be told is settled here, and does not hold up the others.
+fn write(shared: &Arc<Shared>, endpoint: &Arc<Endpoint>, stake: Stake, body: &mut Body) -> Option<Stake> {
+    if stake.parcel().over().is_cancelled() {
+        return None;
+    }
+    if let Err(reason) = endpoint.takes(&stake.parcel().event.topic) {
+        settle::skip(shared, stake, endpoint, reason);
+        return None;
+    }
+    match body.write(&stake.parcel().event) {
+        Ok(Wrote::Entries) => Some(stake),
+        Ok(Wrote::Nothing) => {
+            settle::skip(shared, stake, endpoint, SkipReason::NoRecords);
+            None
+        }
+        Err(fault) => {
+            let (on, endpoint) = (Arc::clone(shared), Arc::clone(endpoint));
+            shared.tasks.spawn(async move { settle::unrenderable(&on, stake, &endpoint, fault).await });
+            None
+        }
     }
 }
 
-async fn attempt(shared: &Shared, stake: Stake, endpoint: &Endpoint, body: Vec<u8>) {
-    let parcel = stake.parcel();
-    stake.begin();
+async fn attempt(seat: Seat, shared: &Arc<Shared>, endpoint: &Endpoint, members: Vec<Stake>, body: Vec<u8>) -> Option<Start> {
+    members.iter().for_each(Stake::begin);
     let started_at = clock::now();
-    let about = Attempt::next([&parcel.history], started_at);
     let request_bytes = body.len();
-    let request = request::compose(endpoint, &[&parcel.event], body, &about);
+    let request = {
+        let parcels = members.iter().map(Stake::parcel);
+        let attempt = Attempt::next(parcels.clone().map(|parcel| &parcel.history), started_at);
+        let events: Vec<&Event> = parcels.map(|parcel| &parcel.event).collect();
+        request::compose(endpoint, &events, body, &attempt)
+    };
     let webhook_id = request.webhook_id.clone();
 
+    if seat.is_probe() {
+        shared.telemetry.record(&Fact::CircuitProbing { endpoint });
+    }
     let in_flight = shared.telemetry.in_flight_started();
     let reply = tokio::select! {
         reply = shared.egress.attempt(request, endpoint.policy.timeout) => reply,
-        () = shared.halt.cancelled() => return,
+        () = shared.halt.cancelled() => return None,
     };
     drop(in_flight);
 
-    let now = clock::now();
-    let tried = Tried { endpoint: &endpoint.id, started_at, members: NonZeroU16::MIN, reply: &reply };
-    let rules = Rules { policy: &endpoint.policy.retry, ladder: &shared.config.ladder };
-    let Decision { verdict, history } = decide(&parcel.history, &tried, rules, now, fastrand::f64());
-    shared.telemetry.record(&Fact::Attempted {
-        event: parcel.event_ref(),
+    let of = NonZeroU16::new(u16::try_from(members.len()).unwrap_or(u16::MAX))?;
+    let made = Made {
         endpoint,
         webhook_id: &webhook_id,
-        attempt: about.number,
         request_bytes,
-        reply: &reply,
-        verdict: &verdict,
-        latency: matches!(verdict, Verdict::Delivered).then(|| now.since(published_at(parcel))),
-    });
-    match (verdict, Delivered::from_reply(&reply)) {
-        (Verdict::Delivered, Some(proof)) => settle::delivered(stake, proof),
-        // A verdict without the reply to prove it cannot come out of `decide`; unsettled, the event comes again.
-        (Verdict::Delivered, None) => {}
-        (Verdict::Retry(wait), _) => settle::wait(shared, stake, history, (wait, WaitCause::Retry)).await,
-        (Verdict::Dead(reason), _) => settle::dead(shared, stake, &endpoint.id, &history, reason).await,
+        tried: Tried { endpoint: &endpoint.id, started_at, members: of, reply: &reply },
+    };
+    let members = members.into_iter().enumerate();
+    let copies: Vec<Copy> = members.filter_map(|(index, stake)| made.judge(shared, stake, index)).collect();
+    // The place is kept until the copies are made: an endpoint that fails faster than the broker takes copies waits for them.
+    if !copies.is_empty() {
+        join_all(copies.into_iter().map(|copy| copy.make(shared, endpoint))).await;
+    }
+    seat.finish(endpoint, &reply)
+}
+
+/// A request that was made, for all of its members.
+struct Made<'a> {
+    endpoint: &'a Endpoint,
+    webhook_id: &'a str,
+    request_bytes: usize,
+    tried: Tried<'a>,
+}
+
+/// What a member is copied for.
+struct Copy {
+    stake: Stake,
+    history: History,
+    verdict: Verdict,
+}
+
+impl Made<'_> {
+    /// Decides about one member. One that is delivered is settled here.
+    fn judge(&self, shared: &Shared, stake: Stake, index: usize) -> Option<Copy> {
+        let now = clock::now();
+        let parcel = stake.parcel();
+        let rules = Rules { policy: &self.endpoint.policy.retry, ladder: &shared.config.ladder };
+        let Decision { verdict, history } = decide(&parcel.history, &self.tried, rules, now, fastrand::f64());
+        shared.telemetry.record(&Fact::Attempted {
+            event: parcel.event_ref(),
+            endpoint: self.endpoint,
+            webhook_id: self.webhook_id,
+            attempt: history.attempts,
+            place: Place { index, of: self.tried.members.get().into() },
+            request_bytes: self.request_bytes,
+            reply: self.tried.reply,
+            verdict: &verdict,
+            latency: matches!(verdict, Verdict::Delivered).then(|| now.since(published_at(parcel))),
+        });
+        match (verdict, Delivered::from_reply(self.tried.reply)) {
+            (Verdict::Delivered, Some(proof)) => settle::delivered(stake, proof),
+            // A verdict without the reply to prove it cannot come out of `decide`; unsettled, the event comes again.
+            (Verdict::Delivered, None) => {}
+            (verdict, _) => return Some(Copy { stake, history, verdict }),
+        }
+        None
+    }
+}
+
+impl Copy {
+    async fn make(self, shared: &Shared, endpoint: &Endpoint) {
+        let Self { stake, history, verdict } = self;
+        match verdict {
+            Verdict::Retry(wait) => settle::wait(shared, stake, history, (wait, WaitCause::Retry)).await,
+            Verdict::Dead(reason) => settle::dead(shared, stake, &endpoint.id, &history, reason).await,
+            Verdict::Delivered => {}
+        }
     }
 }
 

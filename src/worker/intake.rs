@@ -3,10 +3,9 @@
 use std::sync::Arc;
 
 use tokio::sync::mpsc;
-use tokio::time::Instant;
 
 use super::delivery::Delivery;
-use super::parcel::{Held, Message, Original, Parcel};
+use super::parcel::{Held, Message, Original, Parcel, Window};
 use super::{Shared, lanes, settle};
 use crate::broker::{Claim, Inbound, Proof, headers};
 use crate::clock;
@@ -19,14 +18,25 @@ use crate::domain::integrator::{Endpoint, SkipReason};
 use crate::domain::route::{Route, route};
 use crate::telemetry::{EventOutcome, EventRef, Fact, WaitCause};
 
-/// Takes messages of one queue until the subscription ends or the worker stops.
-pub(super) async fn run(shared: Arc<Shared>, source: Arc<Source>, due: bool, mut inbox: mpsc::Receiver<Inbound>) {
-    while let Some(Some(inbound)) = shared.stopping.run_until_cancelled(inbox.recv()).await {
-        admit(&shared, &source, due, inbound);
+/// A queue that is taken from.
+pub(super) struct Intake {
+    pub source: Arc<Source>,
+    /// It is the queue of retries that are due.
+    pub due: bool,
+    pub window: Arc<Window>,
+}
+
+impl Intake {
+    /// Takes messages until the subscription ends or the worker stops.
+    pub(super) async fn run(self, shared: Arc<Shared>, mut inbox: mpsc::Receiver<Inbound>) {
+        while let Some(Some(inbound)) = shared.stopping.run_until_cancelled(inbox.recv()).await {
+            admit(&shared, &self, inbound);
+        }
     }
 }
 
-fn admit(shared: &Arc<Shared>, source: &Arc<Source>, due: bool, inbound: Inbound) {
+fn admit(shared: &Arc<Shared>, Intake { source, due, window }: &Intake, inbound: Inbound) {
+    let due = *due;
     let now = clock::now();
     let Inbound { body, properties, exchange, routing_key, claim, weight, .. } = inbound;
     if !claim.is_live() {
@@ -37,8 +47,7 @@ fn admit(shared: &Arc<Shared>, source: &Arc<Source>, due: bool, inbound: Inbound
     let late_by = history.as_ref().and_then(|history| history.due_at).map(|due_at| now.since(due_at));
     shared.telemetry.record(&Fact::Received { source: &source.name, due, late_by });
     let history = history.unwrap_or_else(|| History::new(now));
-    let held = Held::new(&shared.telemetry, weight);
-    let original = Original { source: Arc::clone(source), due, properties, exchange, routing_key, body, held };
+    let original = Original { source: Arc::clone(source), due, properties, exchange, routing_key, body, held: Held::new(window, weight) };
 
     if !headers::can_be_copied(&original.properties, original.trust()) {
         return settle::reject_by_broker(shared, &original, claim);
@@ -93,8 +102,7 @@ fn deliver(shared: &Arc<Shared>, message: Message, to: Vec<Arc<Endpoint>>, skipp
         return claim.settle(Proof::Skipped);
     }
     let stakes = Parcel::split(message, to.len(), &shared.telemetry);
-    let since = Instant::now();
-    for (stake, endpoint) in stakes.into_iter().zip(to) {
-        lanes::push(shared, Delivery { stake, endpoint, since });
+    for (stake, endpoint) in stakes.zip(to) {
+        lanes::push(shared, &endpoint, Delivery { stake });
     }
 }

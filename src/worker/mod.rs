@@ -22,7 +22,9 @@ use crate::domain::integrator::Directory;
 use crate::egress::Egress;
 use crate::telemetry::{Fact, Telemetry};
 
+use intake::Intake;
 use lanes::Lanes;
+use parcel::Window;
 
 /// The longest that a stop waits for the broker to take the last acknowledgements and to close the connections.
 pub const GOODBYE: Duration = Duration::from_secs(4);
@@ -80,7 +82,8 @@ impl Worker {
             stopping: CancellationToken::new(),
             halt: CancellationToken::new(),
         });
-        tokio::spawn(lanes::park_the_patient(Arc::clone(&shared)));
+        tokio::spawn(lanes::watch_lines(Arc::clone(&shared)));
+        tokio::spawn(lanes::follow_directory(Arc::clone(&shared), shared.directory.clone()));
         let mut subscriptions = Vec::new();
         let mut intakes = JoinSet::new();
         for source in &config.sources {
@@ -90,7 +93,9 @@ impl Worker {
                 let name = role.queue.clone();
                 let ground = Ground::new(Arc::clone(&topology), shared.publisher.able());
                 let (subscription, inbox) = Subscription::start(role, source.prefetch, &config, ground, telemetry.clone());
-                intakes.spawn(intake::run(Arc::clone(&shared), Arc::clone(&source), due, inbox));
+                let window = Window::new(source.prefetch, &telemetry);
+                let intake = Intake { source: Arc::clone(&source), due, window };
+                intakes.spawn(intake.run(Arc::clone(&shared), inbox));
                 tokio::spawn(lanes::drop_what_is_over(Arc::clone(&shared), subscription.live()));
                 subscriptions.push((name, subscription));
             }

@@ -1,10 +1,12 @@
 //! One message in our hands, and what it takes to acknowledge it.
 
-use std::sync::atomic::{AtomicBool, Ordering};
+use std::num::NonZeroU16;
+use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::sync::{Arc, Mutex, PoisonError};
 
 use bytes::Bytes;
 use lapin::BasicProperties;
+use lapin::types::ShortString;
 use tokio_util::sync::CancellationToken;
 
 use crate::broker::headers::Trust;
@@ -20,8 +22,8 @@ pub(super) struct Original {
     /// It comes from the queue of retries that are due.
     pub due: bool,
     pub properties: BasicProperties,
-    pub exchange: String,
-    pub routing_key: String,
+    pub exchange: ShortString,
+    pub routing_key: ShortString,
     pub body: Bytes,
     /// Counts it among the messages in our hands.
     pub held: Held,
@@ -37,22 +39,45 @@ impl Original {
 /// A message that is an event, with its past and the right to settle it.
 pub(super) type Message = (Original, Event, History, Claim);
 
+/// The prefetch window of one queue: so many messages at most, and how many of them are in our hands.
+pub(super) struct Window {
+    size: NonZeroU16,
+    held: AtomicUsize,
+    telemetry: Telemetry,
+}
+
+impl Window {
+    pub(super) fn new(size: NonZeroU16, telemetry: &Telemetry) -> Arc<Self> {
+        Arc::new(Self { size, held: AtomicUsize::new(0), telemetry: telemetry.clone() })
+    }
+}
+
 /// Counts a message in our hands, and what it weighs there, from its receipt until nothing of it is left.
 pub(super) struct Held {
-    telemetry: Telemetry,
+    window: Arc<Window>,
     weight: Weight,
 }
 
 impl Held {
-    pub(super) fn new(telemetry: &Telemetry, weight: Weight) -> Self {
-        telemetry.held_add(1);
-        Self { telemetry: telemetry.clone(), weight }
+    pub(super) fn new(window: &Arc<Window>, weight: Weight) -> Self {
+        window.held.fetch_add(1, Ordering::Relaxed);
+        window.telemetry.held_add(1);
+        Self { window: Arc::clone(window), weight }
+    }
+
+    /// Messages that its window may hold at one time, and how many like the others it still has room for: by their number,
+    /// and by what they weigh.
+    pub(super) fn window(&self) -> (usize, usize) {
+        let size = usize::from(self.window.size.get());
+        let by_weight = size * usize::from(self.weight.free_percent()) / 100;
+        (size, size.saturating_sub(self.window.held.load(Ordering::Relaxed)).min(by_weight))
     }
 }
 
 impl Drop for Held {
     fn drop(&mut self) {
-        self.telemetry.held_sub(1);
+        self.window.held.fetch_sub(1, Ordering::Relaxed);
+        self.window.telemetry.held_sub(1);
     }
 }
 
@@ -82,10 +107,10 @@ pub(super) struct Stake(Arc<Parcel>);
 
 impl Parcel {
     /// Takes charge of a message on behalf of so many deliveries, one stake for each.
-    pub(super) fn split(mut message: Message, stakes: usize, telemetry: &Telemetry) -> Vec<Stake> {
+    pub(super) fn split(mut message: Message, stakes: usize, telemetry: &Telemetry) -> impl Iterator<Item = Stake> {
         message.0.held.weight.for_deliveries(stakes);
         let parcel = Self::take(message, stakes, telemetry);
-        (0..stakes).map(|_| Stake(Arc::clone(&parcel))).collect()
+        std::iter::repeat_n(parcel, stakes).map(Stake)
     }
 
     /// Takes charge of a message as one piece.

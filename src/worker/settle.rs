@@ -18,10 +18,11 @@ use crate::domain::format::Unrenderable;
 use crate::domain::history::History;
 use crate::domain::integrator::{Endpoint, SkipReason};
 use crate::domain::names::{EndpointId, SourceName};
+use crate::domain::park::{Need, Parking, Rounding, decide_park};
 use crate::telemetry::{EventOutcome, EventRef, Fact, WaitCause};
 
-/// How long a delivery stays in the ladder whose endpoint had no turn for it.
-const PARKED: Duration = Duration::from_secs(30);
+/// How long a delivery stays in the ladder that makes way for a stop: until another worker can take it.
+const MADE_WAY: Duration = Duration::from_secs(30);
 
 /// The endpoint has it.
 pub(super) fn delivered(stake: Stake, proof: Delivered) {
@@ -45,12 +46,20 @@ pub(super) async fn wait(shared: &Shared, stake: Stake, history: History, (wait,
     .await;
 }
 
-/// Puts a delivery that had no turn at its endpoint into the ladder, alone: no attempt is counted, its age goes on.
-pub(super) async fn park(shared: &Shared, delivery: Delivery) {
-    let Delivery { stake, endpoint, .. } = delivery;
+/// Moves a delivery that leaves its lane into the ladder, alone: no attempt is counted, its age goes on until it is too old.
+pub(super) async fn park(shared: &Shared, delivery: Delivery, endpoint: &Endpoint, need: Need, cause: WaitCause) {
+    let stake = delivery.stake;
     let history = stake.parcel().history.at(&endpoint.id);
-    let stay = Wait::at_least(&shared.config.ladder, PARKED, clock::now());
-    wait(shared, stake, history, (stay, WaitCause::Parked)).await;
+    match decide_park(&history, need, &endpoint.policy.retry, &shared.config.ladder, clock::now()) {
+        Parking::Wait(stay, turn_at) => wait(shared, stake, history.making_room(turn_at), (stay, cause)).await,
+        Parking::Expired => dead(shared, stake, &endpoint.id, &history, DeadReason::Expired).await,
+    }
+}
+
+/// Moves a delivery into the ladder, alone, so that the worker can stop.
+pub(super) async fn make_way(shared: &Shared, delivery: Delivery, endpoint: &Endpoint) {
+    let need = Need { wait: MADE_WAY, rounding: Rounding::Up };
+    park(shared, delivery, endpoint, need, WaitCause::Stopping).await;
 }
 
 /// Nobody by the event's integrator, or by the endpoint's name, is configured. The configuration may be on its way, so the
@@ -170,8 +179,8 @@ async fn publish(shared: &Shared, message: &Original, (queue, properties): (Stri
 fn original(message: &Original) -> headers::Original<'_> {
     headers::Original {
         properties: &message.properties,
-        exchange: &message.exchange,
-        routing_key: &message.routing_key,
+        exchange: message.exchange.as_str(),
+        routing_key: message.routing_key.as_str(),
         source: &message.source.name,
         trust: message.trust(),
     }

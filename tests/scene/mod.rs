@@ -4,6 +4,8 @@
 
 use std::time::Duration;
 
+use futures_util::StreamExt as _;
+
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 
@@ -43,6 +45,13 @@ impl Scene {
     /// Publishes an event as the compliance source does.
     pub async fn publish(&self, body: &str) {
         self.amqp.publish_event("compliance.events", "event", body).await;
+    }
+
+    /// Publishes events of the compliance source, as many as are given, without waiting for each.
+    pub async fn publish_all(&self, bodies: impl IntoIterator<Item = String>) {
+        futures_util::stream::iter(bodies)
+            .for_each_concurrent(64, async |body| self.amqp.publish_event("compliance.events", "event", &body).await)
+            .await;
     }
 
     /// Waits until no queue of work holds a message that is ready and the worker holds none. Counted by the broker itself at
@@ -110,6 +119,11 @@ pub fn integrator(key: &str, endpoints: &[String]) -> String {
 /// An event of one compliance record for the integrator `acme`.
 pub fn event(id: &str) -> String {
     format!(r#"{{"id":"{id}","integrator":"acme","topic":"complianceRecord","data":[{{"status":100,"key":"{id}","modified":"m"}}]}}"#)
+}
+
+/// An event of a topic with these fields, for this integrator.
+pub fn event_for(integrator: &str, id: &str, topic: &str, data: &str) -> String {
+    format!(r#"{{"id":"{id}","integrator":"{integrator}","topic":"{topic}","data":{data}}}"#)
 }
 
 /// AMQP headers with texts.

@@ -79,6 +79,8 @@ struct Book {
     open: HashMap<String, usize>,
     by_id: HashMap<String, VecDeque<Answer>>,
     by_path: HashMap<String, VecDeque<Answer>>,
+    /// A text and the answer to every request whose body holds it.
+    by_text: Vec<(String, Answer)>,
 }
 
 impl Receiver {
@@ -124,6 +126,11 @@ impl Receiver {
     pub fn on_id<A: Into<Answer>>(&self, webhook_id: &str, answers: impl IntoIterator<Item = A>) {
         let answers = answers.into_iter().map(Into::into).collect();
         self.book().by_id.insert(webhook_id.to_owned(), answers);
+    }
+
+    /// The answer to every request whose body holds this text; before those by path.
+    pub fn on_text(&self, text: &str, answer: impl Into<Answer>) {
+        self.book().by_text.push((text.to_owned(), answer.into()));
     }
 
     /// Every request so far, in the order of arrival.
@@ -192,7 +199,7 @@ async fn answer(State(book): State<Arc<Mutex<Book>>>, ConnectInfo(wire): Connect
         let mut book = lock(&book);
         let at_once = book.open[&path];
         let id = parts.headers.get("webhook-id").and_then(|id| id.to_str().ok()).unwrap_or_default();
-        let answer = book.next(id, &path);
+        let answer = book.next(id, &path, &String::from_utf8_lossy(&body));
         let (method, headers) = (parts.method.to_string(), parts.headers);
         book.seen.push(Seen { at: Instant::now(), time: callbackd::clock::now(), method, path, headers, body, at_once });
         answer
@@ -216,7 +223,10 @@ fn reply(answer: &Answer) -> Response {
 }
 
 impl Book {
-    fn next(&mut self, id: &str, path: &str) -> Answer {
+    fn next(&mut self, id: &str, path: &str, body: &str) -> Answer {
+        if let Some((_, answer)) = self.by_text.iter().find(|(text, _)| body.contains(text)) {
+            return answer.clone();
+        }
         let script = match self.by_id.get_mut(id) {
             Some(script) => Some(script),
             None => self.by_path.get_mut(path),

@@ -75,7 +75,7 @@ impl Deliveries {
         let removed = PerEndpoint::new(REMOVED, REMOVED);
         removed.dead(DeadReason::EndpointRemoved).show();
         Self {
-            duration: maker.histogram("callbackd_attempt_duration_seconds", "From the start of an HTTP attempt to its outcome", &DURATION),
+            duration: maker.histogram("callbackd_attempt_duration_seconds", "From the start of an HTTP request to its outcome", &DURATION),
             latency: maker.histogram(
                 "callbackd_delivery_latency_seconds",
                 "From AMQP timestamp (whole seconds), or first receipt where there is none, to the delivery",
@@ -104,8 +104,11 @@ impl Deliveries {
 
     pub(super) fn count(&self, fact: &Fact<'_>) {
         match *fact {
-            Fact::Attempted { endpoint, reply, verdict, latency, .. } => {
-                self.duration.observe(reply.took.as_secs_f64());
+            Fact::Attempted { endpoint, place, reply, verdict, latency, .. } => {
+                // One request, however many events are in it.
+                if place.index == 0 {
+                    self.duration.observe(reply.took.as_secs_f64());
+                }
                 if let Some(latency) = latency {
                     self.latency.observe(latency.as_secs_f64());
                 }

@@ -15,8 +15,11 @@ use crate::domain::integrator::SkipReason;
 struct Family {
     name: &'static str,
     help: &'static str,
-    series: fn(&PerEndpoint, &mut dyn FnMut(Series<'_>)),
+    series: fn(&PerEndpoint, Show<'_>),
 }
+
+/// Takes one line after the other.
+type Show<'a> = &'a mut dyn FnMut(Series<'_>);
 
 /// One line. The labels come in alphabetical order: what stands before and after those of the endpoint.
 struct Series<'a> {
@@ -28,7 +31,7 @@ struct Series<'a> {
 const FAMILIES: [Family; 3] = [
     Family {
         name: "callbackd_attempts_total",
-        help: "HTTP attempts, by endpoint, by what follows and by what the endpoint did",
+        help: "Attempts at deliveries (one for each event of a request), by endpoint, by what follows and by what the endpoint did",
         series: |endpoint, show| {
             for (verdict, by_class) in VERDICTS.into_iter().zip(&endpoint.attempts) {
                 for (class, count) in CLASSES.into_iter().zip(by_class) {
