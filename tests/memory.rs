@@ -96,8 +96,9 @@ async fn hear(State((heard, delay, refused)): State<Hearing>, request: Request) 
     let id = request.headers().get("callback-event-ids").and_then(|id| id.to_str().ok()).unwrap_or_default().to_owned();
     let attempt: usize = request.headers()["callback-attempt"].to_str().ok().and_then(|number| number.parse().ok()).unwrap_or(0);
     let Ok(body) = to_bytes(request.into_body(), usize::MAX).await else { return (StatusCode::BAD_REQUEST, Body::empty()) };
+    // An answer that speaks of the event: it does not open the circuit of the endpoint.
     if path == "/large" && attempt <= refused {
-        return (StatusCode::SERVICE_UNAVAILABLE, Body::empty());
+        return (StatusCode::UNPROCESSABLE_ENTITY, Body::empty());
     }
     heard.lock().unwrap_or_else(PoisonError::into_inner).push(Heard { id, path: path.clone(), bytes: body.len(), at: Instant::now() });
     drop(body);
