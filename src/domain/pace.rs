@@ -51,12 +51,6 @@ impl Pace {
         let pause = self.rate.per / self.rate.requests.get() * burst(self.rate).get();
         self.now.is_none_or(|last| now.saturating_duration_since(last) >= pause)
     }
-
-    /// The rate that is kept.
-    #[must_use]
-    pub const fn rate(&self) -> Rate {
-        self.rate
-    }
 }
 
 /// Most requests that may start at one time: a tenth of a second's worth, at least one.
