@@ -6,7 +6,7 @@ mod support;
 use std::collections::BTreeSet;
 use std::time::Duration;
 
-use callbackd::broker::{Inbound, Proof, Subscription};
+use callbackd::broker::{HANDED_OVER, Inbound, Proof, Subscription};
 use lapin::BasicProperties;
 use support::{Amqp, OwnLog, TcpProxy, Vhost, WORK, config, eventually, publisher, subscribe};
 use tokio::sync::mpsc;
@@ -250,11 +250,11 @@ async fn a_cancelled_subscription_hands_over_nothing_and_its_claims_stay_good() 
     let (subscription, mut messages) = subscribe(&config(&vhost.url()), 100);
     live(&subscription).await;
     let amqp = vhost.connect().await;
-    fill(&amqp, 60).await;
+    fill(&amqp, 160).await;
     let held = [next(&mut messages).await, next(&mut messages).await];
     subscription.cancel().await;
     assert!(!*subscription.live().borrow());
-    for n in 100..105_u32 {
+    for n in 200..205_u32 {
         amqp.publish("compliance.events", "t", BasicProperties::default(), n.to_string().as_bytes()).await;
     }
     for message in held {
@@ -268,8 +268,8 @@ async fn a_cancelled_subscription_hands_over_nothing_and_its_claims_stay_good() 
     while let Some(message) = messages.recv().await {
         on_its_way.push(number(&message));
     }
-    assert!(on_its_way.len() <= 16 && on_its_way.iter().all(|n| (2..60).contains(n)), "{on_its_way:?}");
-    eventually("all the others are back", SOON, async || amqp.depth(WORK).await == (63, 0)).await;
+    assert!(on_its_way.len() <= HANDED_OVER && on_its_way.iter().all(|n| (2..160).contains(n)), "{on_its_way:?}");
+    eventually("all the others are back", SOON, async || amqp.depth(WORK).await == (163, 0)).await;
 }
 
 #[tokio::test]

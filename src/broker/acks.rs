@@ -37,17 +37,27 @@ pub enum Settlement {
     Flush(oneshot::Sender<()>),
 }
 
-/// The acknowledgements of one session. Ends when the session and its last claim are gone.
+/// The acknowledgements of one channel. Ends when the session and the channel's last claim are gone.
 #[derive(Debug)]
 pub(super) struct Acks {
     settlements: UnboundedSender<Settlement>,
-    written: Arc<AtomicU64>,
+    progress: Arc<Progress>,
 }
 
-/// What the acknowledgements of one session need.
+/// How far the acknowledgements are.
+#[derive(Debug, Default)]
+struct Progress {
+    /// Messages settled, as far as we could write.
+    written: AtomicU64,
+    /// The tag up to which all messages are settled.
+    contiguous: AtomicU64,
+    /// Messages acknowledged one by one.
+    singles: AtomicU64,
+}
+
+/// What all acknowledgements of one session need.
+#[derive(Clone)]
 pub(super) struct AcksOf {
-    /// The session's channel.
-    pub(super) channel: Channel,
     /// Its queue, for facts.
     pub(super) queue: String,
     /// Limit on writing one burst.
@@ -62,12 +72,12 @@ pub(super) struct AcksOf {
 
 impl Acks {
     /// Starts the task that writes.
-    pub(super) fn start(of: AcksOf) -> Self {
+    pub(super) fn start(channel: Channel, of: AcksOf) -> Self {
         // Unbounded, and yet bounded: a message is settled once, and the broker hands out no more than the prefetch window.
         let (settlements, receiver) = mpsc::unbounded_channel();
-        let written = Arc::new(AtomicU64::new(0));
-        tokio::spawn(Writer { of, ledger: Ledger::default(), written: Arc::clone(&written) }.run(receiver));
-        Self { settlements, written }
+        let progress = Arc::<Progress>::default();
+        tokio::spawn(Writer { channel, of, ledger: Ledger::default(), progress: Arc::clone(&progress) }.run(receiver));
+        Self { settlements, progress }
     }
 
     /// Where claims send what became of their message.
@@ -77,7 +87,12 @@ impl Acks {
 
     /// Messages settled so far, as far as we could write.
     pub(super) fn written(&self) -> u64 {
-        self.written.load(Ordering::Relaxed)
+        self.progress.written.load(Ordering::Relaxed)
+    }
+
+    /// The tag up to which all messages are settled, and how many messages were acknowledged one by one so far.
+    pub(super) fn progress(&self) -> (u64, u64) {
+        (self.progress.contiguous.load(Ordering::Relaxed), self.progress.singles.load(Ordering::Relaxed))
     }
 
     /// Gives a message back to its queue. To be called only when the consumer's cancel is on its way: a consumer that still
@@ -97,9 +112,10 @@ impl Acks {
 }
 
 struct Writer {
+    channel: Channel,
     of: AcksOf,
     ledger: Ledger,
-    written: Arc<AtomicU64>,
+    progress: Arc<Progress>,
 }
 
 impl Writer {
@@ -129,7 +145,9 @@ impl Writer {
         let patience = if over || flush.is_some() { Patience::None } else { Patience::OneBurst };
         let burst = self.ledger.plan(acks, rejects, returns, patience);
         let stale = if over { burst.messages() } else { self.send(&burst).await };
-        self.written.fetch_add(burst.messages() - stale, Ordering::Relaxed);
+        self.progress.written.fetch_add(burst.messages() - stale, Ordering::Relaxed);
+        self.progress.singles.fetch_add(burst.singles.len() as u64, Ordering::Relaxed);
+        self.progress.contiguous.store(self.ledger.contiguous(), Ordering::Relaxed);
         if stale > 0 {
             self.of.telemetry.record(&Fact::StaleAcks { queue: &self.of.queue, count: stale });
         }
@@ -140,7 +158,7 @@ impl Writer {
 
     /// Writes a burst, all of it before any of it is awaited, and returns how many messages of it could not be written.
     async fn send(&self, burst: &Burst) -> u64 {
-        let channel = &self.of.channel;
+        let channel = &self.channel;
         let multiple = burst.multiple.iter().map(|(tag, covers)| (*tag, true, *covers));
         let acks = multiple.chain(burst.singles.iter().map(|tag| (*tag, false, 1))).map(|(tag, multiple, covers)| async move {
             channel.basic_ack(tag, BasicAckOptions { multiple }).await.map_or(covers, |()| 0)
@@ -227,7 +245,7 @@ impl Ledger {
         for tag in &acks {
             self.insert(*tag);
         }
-        let contiguous = self.settled.first_key_value().filter(|(first, _)| **first == 1).map_or(0, |(_, last)| *last);
+        let contiguous = self.contiguous();
         for tag in rejects.iter().chain(&returns) {
             self.insert(*tag);
         }
@@ -240,6 +258,11 @@ impl Ledger {
         }
         let covers = (covered.len() + newly_covered.len()) as u64;
         Burst { multiple: covered.into_iter().chain(newly_covered).max().map(|tag| (tag, covers)), singles, rejects, returns }
+    }
+
+    /// The tag up to which all messages are settled.
+    fn contiguous(&self) -> u64 {
+        self.settled.first_key_value().filter(|(first, _)| **first == 1).map_or(0, |(_, last)| *last)
     }
 
     fn insert(&mut self, tag: u64) {

@@ -1,7 +1,8 @@
 //! The side towards RabbitMQ: what must be there, how messages are read and written, and how they are settled.
 
 pub mod acks;
-pub mod claim;
+pub mod channels;
+mod claim;
 mod complaints;
 pub mod connection;
 mod fuse;
@@ -24,6 +25,6 @@ pub use claim::{Claim, Delivered, Proof};
 pub use connection::{BrokerError, connect};
 pub use publisher::{NotPublished, Outgoing, Publisher, Unpublished};
 pub use share::Weight;
-pub use subscription::{Ground, Inbound, QueueRole, Subscription};
+pub use subscription::{Ground, HANDED_OVER, Inbound, QueueRole, Subscription};
 pub use topology::{Topology, TopologyError};
 pub use verdict::Confirmed;

@@ -23,8 +23,8 @@ use crate::config::Config;
 use crate::domain::names::SourceName;
 use crate::telemetry::{Fact, Telemetry};
 
-/// Messages between us and who takes them. Small: the broker's prefetch window is the buffer.
-const HANDED_OVER: usize = 16;
+/// Messages between us and who takes them. Few: the broker's prefetch window is the buffer. Enough for several full batches.
+pub const HANDED_OVER: usize = 64;
 /// The pause before a poisoned queue is read again. Fixed, since nothing is wrong with the broker, and short, since it takes
 /// as many returns as the queue's delivery limit (100) until the broker moves the poison away.
 const POISON_PAUSE: Duration = Duration::from_millis(50);

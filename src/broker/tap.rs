@@ -105,6 +105,11 @@ impl Tap {
         self.valve.stay_open();
     }
 
+    /// Another channel is consumed from then on. To be called when it is closed.
+    pub(super) fn move_to(&mut self, channel: Channel) {
+        self.channel = channel;
+    }
+
     /// Consumes again. To be called when it is closed.
     pub(super) async fn open_again(&mut self, prefetch: u16) -> Result<(), BrokerError> {
         self.consumer = consume(&self.channel, &self.queue, prefetch, self.limit).await?;

@@ -17,15 +17,14 @@ use super::pace::Pace;
 use super::park::{Need, Rounding};
 use super::policy::DeliveryPolicy;
 use super::reply::Charge;
-use super::service::{Service, time_for};
+use super::service::Service;
+use super::turns::Turns;
 
 /// What the endpoint gets to within this time stays in line in any case: it is gone before it could be in anybody's way.
 const SOON: Duration = Duration::from_millis(100);
 /// An endpoint that works through a whole prefetch window within this time is in nobody's way: to move its events away and
 /// back would take the broker longer.
 const WINDOW_TIME: Duration = Duration::from_secs(1);
-/// No turn is further away: who knows what the endpoint can take by then.
-const FURTHEST_TURN: Duration = Duration::from_secs(15 * 60);
 /// Of what is free of a prefetch window, one lane may hold this share beyond that (Choudhury and Hahne, "Dynamic Queue Length
 /// Thresholds for Shared-Memory Packet Switches", 1998): however many lanes are full, some of the window stays free.
 const SHARE: usize = 4;
@@ -48,8 +47,8 @@ pub struct Lane<T> {
     paused_until: Option<Instant>,
     /// It was paused, and it is not known yet whether it takes requests again: one at a time finds out.
     is_doubtful: bool,
-    /// Up to here, turns are given away to those that have left.
-    given_away: Instant,
+    /// Given away to those that have left.
+    turns: Turns,
 }
 
 #[derive(Debug)]
@@ -128,11 +127,9 @@ pub struct Room {
     pub shortest: Duration,
 }
 
-impl Room {
-    /// Work that the endpoint gets to within this time does not leave for want of time: it would come back no sooner.
-    fn hold(&self) -> Duration {
-        self.shortest.clamp(Duration::from_secs(1), Duration::from_secs(10))
-    }
+/// Work that the endpoint gets to within this time does not leave for want of time: it would come back no sooner.
+fn hold(shortest: Duration) -> Duration {
+    shortest.clamp(Duration::from_secs(1), Duration::from_secs(10))
 }
 
 impl<T> Lane<T> {
@@ -147,7 +144,7 @@ impl<T> Lane<T> {
             pace: policy.rate.map(Pace::new),
             paused_until: None,
             is_doubtful: false,
-            given_away: now,
+            turns: Turns::new(now),
         }
     }
 
@@ -191,7 +188,7 @@ impl<T> Lane<T> {
         let work = self.line.drain(..count).map(|queued| queued.work).collect();
         if self.line.is_empty() && self.service.in_flight() < most {
             // It has room: whoever comes is served at once, whatever turns were given away.
-            self.given_away = now;
+            self.turns = Turns::new(now);
         }
         Next::Start(work, Turn { started: now, events: count, probe })
     }
@@ -210,20 +207,32 @@ impl<T> Lane<T> {
         let change = self.circuit.note(charge, turn.probe, &policy.circuit, (now, ending.dice));
         if change.is_some() {
             // Turns from before say nothing about what the endpoint takes from now on.
-            self.given_away = now;
+            self.turns = Turns::new(now);
         }
         change
     }
 
-    /// Whether [`Self::depart`] could have anything to say. Cheap: to be asked after every push.
+    /// Whether [`Self::depart`] could have anything to say; `shortest` as in [`Room`]. Cheap: to be asked after every push.
     #[must_use]
-    pub fn is_crowded(&self, now: Instant) -> bool {
+    pub fn is_crowded(&self, policy: &DeliveryPolicy, shortest: Duration, now: Instant) -> bool {
         let Some(oldest) = self.line.front() else { return false };
-        now.saturating_duration_since(oldest.since) >= SOON || self.is_paused(now) || !self.circuit.is_closed()
+        let waits = now.saturating_duration_since(oldest.since);
+        waits >= SOON || self.is_stuck(policy, shortest, now) || self.is_paused(now) || !self.circuit.is_closed()
+    }
+
+    /// Whether requests take so long that, on average, each place comes free less than once in the time in which somebody who
+    /// leaves could be back.
+    fn is_stuck(&self, policy: &DeliveryPolicy, shortest: Duration, now: Instant) -> bool {
+        let (places, hold, quiet) = (policy.max_in_flight.get(), hold(shortest), self.service.quiet(now));
+        let is_known = self.service.is_measured() || quiet >= SOON;
+        let served = self.service.events_per_second(places, now) * hold.as_secs_f64();
+        self.service.in_flight() >= places && (quiet >= hold || (is_known && served < f64::from(places)))
     }
 
     /// Takes out of the line what makes room for others: everything where the endpoint is not to be called at all, else the
-    /// newest beyond what it gets to soon. `turn_in` is how long it still is until the turn that was given to the work when
+    /// newest beyond what it gets to soon. At an endpoint whose requests take long, everybody who comes for the first time goes
+    /// at once, but for who will share its next request: as long as they wait, no message that came after them can be acknowledged together with others, which costs the
+    /// broker more than to let them come back later through a queue of their own. `turn_in` is how long it still is until the turn that was given to the work when
     /// it left before, nothing where that has passed; `None` where none was given.
     pub fn depart(
         &mut self,
@@ -241,13 +250,13 @@ impl<T> Lane<T> {
             Gate::Shut { until } if !self.circuit.is_probing() => {
                 let until = until.saturating_duration_since(now);
                 self.leave(0, Cause::Shut, |lane, work| {
-                    let turn = turn_in(work).unwrap_or_else(|| lane.give_turn(until, WHILE_SHUT, now));
+                    let turn = turn_in(work).unwrap_or_else(|| lane.turns.give(until, WHILE_SHUT, now));
                     Need { wait: turn.max(until), rounding: Rounding::Up }
                 })
             }
             // It will be known soon: as many as could start then stay. With no probe out yet, the first of them is it.
             Gate::Probe | Gate::Shut { .. } => {
-                let wait = room.hold();
+                let wait = hold(room.shortest);
                 let stay = usize::from(policy.max_in_flight.get()).min(room.free / SHARE).max(1);
                 self.leave(stay, Cause::Shut, |_, _| Need { wait, rounding: Rounding::Up })
             }
@@ -261,19 +270,28 @@ impl<T> Lane<T> {
         now: Instant,
         turn_in: impl Fn(&T) -> Option<Duration>,
     ) -> Vec<Departure<T>> {
+        let is_stuck = self.is_stuck(policy, room.shortest, now);
         let oldest = self.line.front().map(|queued| queued.since);
-        if oldest.is_none_or(|oldest| now.saturating_duration_since(oldest) < SOON) {
+        if !is_stuck && oldest.is_none_or(|oldest| now.saturating_duration_since(oldest) < SOON) {
             return Vec::new();
         }
         let rate = self.events_per_second(policy, now);
         let for_a_batch = (usize::from(policy.batch.max_events.get()) - 1).min(room.window / SHARE);
         let stay = stay(rate, room).max(for_a_batch);
+        let have_a_turn = || self.line.iter().filter(|queued| turn_in(&queued.work).is_some()).count();
+        let stay = if is_stuck { stay.min(have_a_turn()).max(for_a_batch) } else { stay };
         self.put_last_who_has_no_turn(stay, |work| turn_in(work).is_none());
-        let behind_the_line = time_for(count(stay), rate).min(FURTHEST_TURN);
-        // Before the first request is over, nothing is known but that it was not yet.
-        let turns = if self.service.is_measured() { rate } else { rate.max(WHILE_SHUT) };
+        let behind_the_line = Turns::behind(count(stay), rate);
+        // Before the first request is over, nothing is known but that it was not yet: each may take as long again.
+        let so_far = self.service.quiet(now).max(hold(room.shortest));
+        let hopeful = f64::from(policy.max_in_flight.get()) / so_far.as_secs_f64();
+        let turns = if self.service.is_measured() { rate } else { rate.max(hopeful).min(allowed(policy)) };
         self.leave(stay, Cause::Full, |lane, work| {
-            let turn = turn_in(work).unwrap_or_else(|| lane.give_turn(behind_the_line, turns, now));
+            let turn = match turn_in(work) {
+                None => lane.turns.give(behind_the_line, turns, now),
+                Some(turn) if turn.is_zero() => lane.turns.give_again(behind_the_line, turns, now),
+                Some(turn) => turn,
+            };
             Need { wait: turn.max(behind_the_line), rounding: Rounding::Down }
         })
     }
@@ -309,19 +327,9 @@ impl<T> Lane<T> {
         leaving.into_iter().map(|Queued { work, .. }| Departure { need: need(self, &work), work, cause }).collect()
     }
 
-    /// Gives away the next turn that is free, not before `earliest` is over; says how long it is until then.
-    fn give_turn(&mut self, earliest: Duration, rate: f64, now: Instant) -> Duration {
-        self.given_away = (self.given_away.max(now + earliest) + time_for(1.0, rate)).min(now + FURTHEST_TURN.max(earliest));
-        self.given_away.saturating_duration_since(now)
-    }
-
     /// Events a second that the endpoint can be told, as far as is known.
     fn events_per_second(&self, policy: &DeliveryPolicy, now: Instant) -> f64 {
-        let measured = self.service.events_per_second(policy.max_in_flight.get(), now);
-        let allowed = policy.rate.map_or(f64::INFINITY, |rate| {
-            f64::from(rate.requests.get()) / rate.per.as_secs_f64() * f64::from(policy.batch.max_events.get())
-        });
-        measured.min(allowed)
+        self.service.events_per_second(policy.max_in_flight.get(), now).min(allowed(policy))
     }
 
     /// The endpoint has said that it is gone: it is not called before `until`.
@@ -341,7 +349,7 @@ impl<T> Lane<T> {
         self.circuit = Circuit::default();
         self.is_doubtful = false;
         self.pace = policy.rate.map(Pace::new);
-        self.given_away = now;
+        self.turns = Turns::new(now);
         renewed
     }
 
@@ -372,7 +380,7 @@ impl<T> Lane<T> {
             && self.circuit.is_forgettable(now)
             && !self.is_paused(now)
             && !self.is_doubtful
-            && self.given_away <= now
+            && self.turns.are_over(now)
             && self.pace.as_ref().is_none_or(|pace| pace.is_rested(now))
     }
 
@@ -402,6 +410,13 @@ pub struct Renewed {
     pub circuit: Option<Duration>,
 }
 
+/// Events a second that the endpoint's rate limit allows.
+fn allowed(policy: &DeliveryPolicy) -> f64 {
+    policy
+        .rate
+        .map_or(f64::INFINITY, |rate| f64::from(rate.requests.get()) / rate.per.as_secs_f64() * f64::from(policy.batch.max_events.get()))
+}
+
 /// How many may wait at an endpoint of this rate: a whole window where it is worked through quickly; else what it gets to soon, and beyond that what it gets to before it could come
 /// back from the ladder, but no more than the share of what is free.
 fn stay(rate: f64, room: Room) -> usize {
@@ -409,7 +424,7 @@ fn stay(rate: f64, room: Room) -> usize {
     if within(WINDOW_TIME) >= room.window {
         return room.window;
     }
-    within(SOON).max(within(room.hold()).min(room.free / SHARE))
+    within(SOON).max(within(hold(room.shortest)).min(room.free / SHARE))
 }
 
 #[expect(clippy::cast_possible_truncation, clippy::cast_sign_loss, reason = "rounded down, and capped at the ends of the range")]
@@ -503,6 +518,36 @@ mod tests {
     }
 
     #[test]
+    fn whoever_comes_for_the_first_time_leaves_an_endpoint_whose_requests_take_long_at_once() {
+        let (rules, start_of_all) = (policy(4), Instant::now());
+        let mut lane = Lane::new(&rules, start_of_all);
+        let five_seconds_each = |lane: &mut Lane<i32>, now: Instant| {
+            (0..4).for_each(|n| lane.push(n, now));
+            let turns: Vec<Turn> = (0..4).map(|_| start(lane, &rules, now).unwrap().1).collect();
+            for turn in turns {
+                lane.finish(turn, WORKS, &rules, now + ms(5000));
+            }
+        };
+        five_seconds_each(&mut lane, start_of_all);
+        let now = start_of_all + ms(5000);
+        (0..4).for_each(|n| lane.push(n, now));
+        while start(&mut lane, &rules, now).is_some() {}
+        assert!(!lane.is_crowded(&rules, ROOM.shortest, now), "nobody waits");
+        (10..14).for_each(|n| lane.push(n, now));
+        assert!(lane.is_crowded(&rules, ROOM.shortest, now));
+        // The second of them comes back for its turn.
+        let left = lane.depart(&rules, ROOM, now, |n| (*n == 11).then_some(Duration::ZERO));
+        assert_eq!(left.iter().map(|one| one.work).collect::<Vec<_>>(), [10, 12, 13]);
+        // With batches, the next request's events stay together.
+        let in_batches =
+            DeliveryPolicy { batch: BatchLimits { max_events: NonZeroU16::new(4).unwrap(), ..BatchLimits::default() }, ..rules };
+        lane.line.clear();
+        (20..30).for_each(|n| lane.push(n, now));
+        lane.depart(&in_batches, ROOM, now, |_| None);
+        assert_eq!(lane.drain().collect::<Vec<_>>(), [20, 21, 22]);
+    }
+
+    #[test]
     fn a_fast_endpoint_keeps_its_whole_window_and_a_flood_only_a_share() {
         let (rules, mut now) = (policy(64), Instant::now());
         let mut lane = Lane::new(&rules, now);
@@ -559,7 +604,7 @@ mod tests {
         }
         let Some(Change::Opened { wait, .. }) = opened else { panic!("{opened:?}") };
         (0..50).for_each(|n| lane.push(n, now));
-        assert!(start(&mut lane, &rules, now).is_none() && lane.is_crowded(now));
+        assert!(start(&mut lane, &rules, now).is_none() && lane.is_crowded(&rules, ROOM.shortest, now));
         let left = lane.depart(&rules, ROOM, now, |_| None);
         assert!(left.len() == 50 && left.iter().all(|departure| departure.cause == Cause::Shut && departure.need.wait >= wait));
         assert!(!lane.is_forgettable(now + ms(3_600_000)), "it is remembered that nobody answered");
@@ -578,7 +623,7 @@ mod tests {
         let mut lane = Lane::new(&rules, now);
         lane.pause(now + ms(90_000));
         lane.push(1, now);
-        assert!(start(&mut lane, &rules, now).is_none() && lane.is_crowded(now) && !lane.is_forgettable(now));
+        assert!(start(&mut lane, &rules, now).is_none() && lane.is_crowded(&rules, ROOM.shortest, now) && !lane.is_forgettable(now));
         let left = lane.depart(&rules, ROOM, now, |_| None);
         assert_eq!((left[0].cause, left[0].need.wait), (Cause::Paused, PAUSED));
         assert!(!lane.end_pause(now + ms(89_999)) && lane.end_pause(now + ms(90_000)));

@@ -25,3 +25,4 @@ pub mod route;
 pub mod service;
 pub mod sign;
 pub mod time;
+mod turns;

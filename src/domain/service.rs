@@ -17,6 +17,8 @@ pub struct Service {
     in_flight: u16,
     /// Start times are counted from here.
     epoch: Instant,
+    /// When a request was over last, or the first one in flight started.
+    last_end: Instant,
     /// The sum of the start times of those in flight, in seconds.
     starts: f64,
 }
@@ -25,13 +27,13 @@ impl Service {
     /// Nothing is known yet.
     #[must_use]
     pub const fn new(now: Instant) -> Self {
-        Self { requests: 0.0, events: 0.0, seconds: 0.0, in_flight: 0, epoch: now, starts: 0.0 }
+        Self { requests: 0.0, events: 0.0, seconds: 0.0, in_flight: 0, epoch: now, last_end: now, starts: 0.0 }
     }
 
     /// A request starts.
     pub fn begin(&mut self, now: Instant) {
         if self.in_flight == 0 {
-            (self.epoch, self.starts) = (now, 0.0);
+            (self.epoch, self.last_end, self.starts) = (now, now, 0.0);
         }
         self.in_flight = self.in_flight.saturating_add(1);
         self.starts += self.since_epoch(now);
@@ -41,6 +43,7 @@ impl Service {
     pub fn end(&mut self, started: Instant, events: usize, now: Instant) {
         self.in_flight = self.in_flight.saturating_sub(1);
         self.starts -= self.since_epoch(started);
+        self.last_end = now;
         if self.requests >= MEMORY {
             self.requests /= 2.0;
             self.events /= 2.0;
@@ -55,6 +58,12 @@ impl Service {
     #[must_use]
     pub fn is_measured(&self) -> bool {
         self.requests > 0.0
+    }
+
+    /// For how long no request has come to its end while there was one.
+    #[must_use]
+    pub fn quiet(&self, now: Instant) -> Duration {
+        if self.in_flight == 0 { Duration::ZERO } else { now.saturating_duration_since(self.last_end) }
     }
 
     /// Requests in flight.

@@ -5,9 +5,10 @@ use std::sync::Arc;
 use tokio::sync::mpsc;
 
 use super::delivery::Delivery;
+use super::lanes::Pushed;
 use super::parcel::{Held, Message, Original, Parcel, Window};
-use super::{Shared, lanes, settle};
-use crate::broker::{Claim, Inbound, Proof, headers};
+use super::{Shared, settle};
+use crate::broker::{Claim, HANDED_OVER, Inbound, Proof, headers};
 use crate::clock;
 use crate::config::Source;
 use crate::domain::dead::RejectReason;
@@ -27,15 +28,21 @@ pub(super) struct Intake {
 }
 
 impl Intake {
-    /// Takes messages until the subscription ends or the worker stops.
+    /// Takes messages until the subscription ends or the worker stops. What has come together is put in line before any of it is
+    /// started, so that events for one endpoint can share a request however fast the endpoint is.
     pub(super) async fn run(self, shared: Arc<Shared>, mut inbox: mpsc::Receiver<Inbound>) {
-        while let Some(Some(inbound)) = shared.stopping.run_until_cancelled(inbox.recv()).await {
-            admit(&shared, &self, inbound);
+        let mut arrived = Vec::with_capacity(HANDED_OVER);
+        let mut pushed = Pushed::default();
+        while let Some(1..) = shared.stopping.run_until_cancelled(inbox.recv_many(&mut arrived, HANDED_OVER)).await {
+            for inbound in arrived.drain(..) {
+                admit(&shared, &self, inbound, &mut pushed);
+            }
+            pushed.start(&shared);
         }
     }
 }
 
-fn admit(shared: &Arc<Shared>, Intake { source, due, window }: &Intake, inbound: Inbound) {
+fn admit(shared: &Arc<Shared>, Intake { source, due, window }: &Intake, inbound: Inbound, pushed: &mut Pushed) {
     let due = *due;
     let now = clock::now();
     let Inbound { body, properties, exchange, routing_key, claim, weight, .. } = inbound;
@@ -58,7 +65,7 @@ fn admit(shared: &Arc<Shared>, Intake { source, due, window }: &Intake, inbound:
         return reject(shared, (original, history), RejectReason::TooLarge { size, limit }, claim);
     }
     match decode(original.body.clone(), &headers::metadata(&original.properties)) {
-        Ok(event) => send_on(shared, (original, event, history, claim)),
+        Ok(event) => send_on(shared, (original, event, history, claim), pushed),
         Err(fault) => reject(shared, (original, history), RejectReason::Undecodable(fault), claim),
     }
 }
@@ -68,7 +75,7 @@ fn reject(shared: &Arc<Shared>, (original, history): (Original, History), reason
     shared.tasks.spawn(async move { settle::reject_message(&on, &original, &history, &reason, claim).await });
 }
 
-fn send_on(shared: &Arc<Shared>, message: Message) {
+fn send_on(shared: &Arc<Shared>, message: Message, pushed: &mut Pushed) {
     let (_, event, history, _) = &message;
     let (now, on) = (clock::now(), Arc::clone(shared));
     if let Some(until) = history.hold_until.filter(|until| *until > now) {
@@ -80,7 +87,7 @@ fn send_on(shared: &Arc<Shared>, message: Message) {
     }
     let directory = Arc::clone(&shared.directory.borrow());
     match route(&directory, event, history.endpoint.as_ref()) {
-        Route::Deliveries { to, skipped } => deliver(shared, message, to, &skipped),
+        Route::Deliveries { to, skipped } => deliver(shared, message, (to, &skipped), pushed),
         Route::UnknownIntegrator | Route::UnknownEndpoint => {
             let endpoint = history.endpoint.clone();
             let stake = Parcel::whole(message, &shared.telemetry);
@@ -89,7 +96,9 @@ fn send_on(shared: &Arc<Shared>, message: Message) {
     }
 }
 
-fn deliver(shared: &Arc<Shared>, message: Message, to: Vec<Arc<Endpoint>>, skipped: &[(Arc<Endpoint>, SkipReason)]) {
+type Routed<'a> = (Vec<Arc<Endpoint>>, &'a [(Arc<Endpoint>, SkipReason)]);
+
+fn deliver(shared: &Arc<Shared>, message: Message, (to, skipped): Routed<'_>, pushed: &mut Pushed) {
     let (original, event, _, _) = &message;
     let named = EventRef { id: &event.id, integrator: &event.integrator, topic: &event.topic };
     for (endpoint, reason) in skipped {
@@ -103,6 +112,6 @@ fn deliver(shared: &Arc<Shared>, message: Message, to: Vec<Arc<Endpoint>>, skipp
     }
     let stakes = Parcel::split(message, to.len(), &shared.telemetry);
     for (stake, endpoint) in stakes.zip(to) {
-        lanes::push(shared, &endpoint, Delivery { stake });
+        pushed.push(shared, &endpoint, Delivery { stake });
     }
 }

@@ -162,14 +162,27 @@ impl Drop for Seat {
     }
 }
 
-/// Puts a delivery in line at its endpoint and starts whatever may start. The endpoint is the newest version there is.
-pub(super) fn push(shared: &Arc<Shared>, endpoint: &Arc<Endpoint>, delivery: Delivery) {
-    let now = Instant::now();
-    let place = shared.lanes.of(endpoint, now);
-    renew(shared, &place, endpoint, now);
-    shared.telemetry.lane_waiting_add(1);
-    place.lock().lane.push(delivery, now);
-    pump(shared, &place);
+/// The lanes that deliveries were put into and where nothing was started since.
+#[derive(Default)]
+pub(super) struct Pushed(Vec<Arc<Place>>);
+
+impl Pushed {
+    /// Puts a delivery in line at its endpoint, which is the newest version there is.
+    pub(super) fn push(&mut self, shared: &Arc<Shared>, endpoint: &Arc<Endpoint>, delivery: Delivery) {
+        let now = Instant::now();
+        let place = shared.lanes.of(endpoint, now);
+        renew(shared, &place, endpoint, now);
+        shared.telemetry.lane_waiting_add(1);
+        place.lock().lane.push(delivery, now);
+        if !self.0.iter().any(|known| Arc::ptr_eq(known, &place)) {
+            self.0.push(place);
+        }
+    }
+
+    /// Starts whatever may start.
+    pub(super) fn start(&mut self, shared: &Arc<Shared>) {
+        self.0.drain(..).for_each(|place| pump(shared, &place));
+    }
 }
 
 /// Starts requests of one lane as long as there may be more, then lets leave who makes room.
@@ -178,7 +191,7 @@ fn pump(shared: &Arc<Shared>, place: &Arc<Place>) {
         start(shared, next);
     }
     let mut state = place.lock();
-    if state.lane.is_crowded(Instant::now()) {
+    if state.lane.is_crowded(&state.endpoint.policy, shared.config.ladder.shortest(), Instant::now()) {
         make_room(shared, &mut state);
     }
 }
