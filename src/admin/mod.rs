@@ -1,5 +1,8 @@
-//! The side for operators and probes: `/livez`, `/readyz`, `/metrics` over plain HTTP.
+//! The side for operators and probes over plain HTTP: `/livez`, `/readyz` and `/metrics` for everybody who reaches it, `/api` for
+//! those with a token.
 
+mod access;
+mod api;
 mod readiness;
 mod scrape;
 
@@ -22,11 +25,13 @@ use tokio::sync::Semaphore;
 use tokio::task::JoinSet;
 use tokio_util::sync::CancellationToken;
 
+pub use api::Api;
 pub use readiness::Readiness;
 
+use access::Access;
 use scrape::Scrape;
 
-use crate::telemetry::Telemetry;
+use crate::config::Admin;
 
 /// Limits on those who ask.
 #[derive(Debug, Clone, Copy)]
@@ -64,8 +69,8 @@ pub async fn bind(listen: SocketAddr) -> io::Result<TcpListener> {
 
 /// Answers until `stop`, then for at most a second more. Readiness has a stop of its own, so that it can say "not ready"
 /// while the process finishes its work.
-pub async fn serve(listener: TcpListener, readiness: Readiness, telemetry: Telemetry, stop: CancellationToken) {
-    serve_within(LIMITS, listener, router(readiness, telemetry), stop).await;
+pub async fn serve(listener: TcpListener, config: Admin, api: Api, stop: CancellationToken) {
+    serve_within(LIMITS, listener, router(&config, api), stop).await;
 }
 
 async fn serve_within(limits: Limits, listener: TcpListener, router: Router, stop: CancellationToken) {
@@ -117,15 +122,17 @@ async fn connection(limits: Limits, stream: TcpStream, router: Router, stop: Can
     .await;
 }
 
-fn router(readiness: Readiness, telemetry: Telemetry) -> Router {
+fn router(config: &Admin, api: Api) -> Router {
+    let (readiness, telemetry) = (api.readiness.clone(), api.telemetry.clone());
     let ready = get(|State(readiness): State<Readiness>| async move { ready(&readiness) }).with_state(readiness);
     let metrics = get(|State(scrape): State<Arc<Scrape>>| async move { metrics(&scrape) }).with_state(Arc::new(Scrape::new(telemetry)));
-    Router::new()
+    let probes = Router::new()
         // That this is answered at all is the proof: the same runtime carries the deliveries.
         .route("/livez", get(|| async { "ok\n" }))
         .route("/readyz", ready)
-        .route("/metrics", metrics)
-        .layer(map_response(guarded))
+        .route("/metrics", metrics);
+    let all = if config.api { probes.merge(api::router(api, Access::new(config))) } else { probes };
+    all.layer(map_response(guarded))
 }
 
 fn ready(readiness: &Readiness) -> Response {
@@ -140,11 +147,21 @@ fn metrics(scrape: &Scrape) -> Response {
     ([(header::CONTENT_TYPE, "text/plain; version=0.0.4; charset=utf-8")], scrape.text()).into_response()
 }
 
-/// Answers are for now and for what they say they are.
+/// Headers of every answer.
+const GUARDS: [(HeaderName, &str); 5] = [
+    (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
+    (header::CACHE_CONTROL, "no-store"),
+    (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
+    (header::REFERRER_POLICY, "no-referrer"),
+    (header::X_FRAME_OPTIONS, "DENY"),
+];
+
+/// Answers are for now, for what they say they are, and for no frame or script.
 async fn guarded(mut response: Response) -> Response {
     let headers = response.headers_mut();
-    headers.insert(HeaderName::from_static("x-content-type-options"), HeaderValue::from_static("nosniff"));
-    headers.insert(header::CACHE_CONTROL, HeaderValue::from_static("no-store"));
+    for (name, value) in GUARDS {
+        headers.insert(name, HeaderValue::from_static(value));
+    }
     response
 }
 

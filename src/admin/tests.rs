@@ -8,10 +8,17 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
+use crate::config::ApiToken;
+use crate::config::reload::ReloadTrigger;
+use crate::telemetry::Telemetry;
+
+const TOKEN: &str = "a-token-of-at-least-thirty-two-characters";
 
 /// A running server and the switches that it looks at.
 struct Stage {
     address: SocketAddr,
+    reload: ReloadTrigger,
+    telemetry: Telemetry,
     consumes: watch::Sender<bool>,
     publishes: watch::Sender<bool>,
     blocked: watch::Sender<bool>,
@@ -22,10 +29,14 @@ struct Stage {
 
 impl Stage {
     async fn start() -> Self {
-        Self::start_within(LIMITS).await
+        Self::start_within(LIMITS, &[]).await
     }
 
-    async fn start_within(limits: Limits) -> Self {
+    async fn with_tokens() -> Self {
+        Self::start_within(LIMITS, &[("ops", TOKEN)]).await
+    }
+
+    async fn start_within(limits: Limits, tokens: &[(&str, &str)]) -> Self {
         let ((consumes, up), (publishes, also_up)) = (watch::channel(true), watch::channel(true));
         let (blocked, is_blocked) = watch::channel(false);
         let (stopping, stop) = (CancellationToken::new(), CancellationToken::new());
@@ -33,8 +44,14 @@ impl Stage {
         let readiness = Readiness::new(links, is_blocked, stopping.clone());
         let listener = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let server = tokio::spawn(serve_within(limits, listener, router(readiness, Telemetry::default()), stop.clone()));
-        Self { address, consumes, publishes, blocked, stopping, stop, server }
+        let tokens = tokens.iter().map(|(name, secret)| ApiToken { name: (*name).to_owned(), secret: (*secret).into() }).collect();
+        let config = Admin { listen: address, api: true, tokens };
+        let telemetry = Telemetry::default();
+        let api =
+            Api { readiness, directory: watch::channel(Arc::default()).1, reload: ReloadTrigger::default(), telemetry: telemetry.clone() };
+        let reload = api.reload.clone();
+        let server = tokio::spawn(serve_within(limits, listener, router(&config, api), stop.clone()));
+        Self { reload, telemetry, address, consumes, publishes, blocked, stopping, stop, server }
     }
 
     /// Sends one request on a connection of its own and returns the whole answer.
@@ -135,7 +152,7 @@ async fn a_body_that_never_ends_is_not_read() {
 #[tokio::test]
 async fn silent_connections_lose_their_place_to_those_who_ask() {
     let limits = Limits { connections: 4, head: Duration::from_millis(400), ..LIMITS };
-    let stage = Stage::start_within(limits).await;
+    let stage = Stage::start_within(limits, &[]).await;
     let asked = tokio::time::Instant::now();
     let mut silent = Vec::new();
     for _ in 0..limits.connections {
@@ -149,7 +166,7 @@ async fn silent_connections_lose_their_place_to_those_who_ask() {
 #[tokio::test]
 async fn no_connection_lives_for_ever() {
     let limits = Limits { connection: Duration::from_millis(200), ..LIMITS };
-    let stage = Stage::start_within(limits).await;
+    let stage = Stage::start_within(limits, &[]).await;
     let mut idle = TcpStream::connect(stage.address).await.unwrap();
     idle.write_all(b"GET /livez HTTP/1.1\r\nhost: x\r\n\r\n").await.unwrap();
     let opened = tokio::time::Instant::now();
@@ -176,4 +193,67 @@ async fn a_port_in_use_names_the_address_and_the_key() {
     assert_eq!(error.kind(), io::ErrorKind::AddrInUse);
     let text = error.to_string();
     assert!(text.starts_with(&format!("admin.listen: cannot listen on {}: ", stage.address)), "{text}");
+}
+
+#[tokio::test]
+async fn nobody_uses_the_api_without_a_token() {
+    let stage = Stage::with_tokens().await;
+    let wrong =
+        ["", "authorization: Bearer x\r\n", "authorization: Basic YTpi\r\n", "cookie: token=x\r\n", "x-http-method-override: GET\r\n"];
+    for (method, path) in [
+        ("GET", "/api/v1/status"),
+        ("POST", "/api/v1/reload"),
+        ("GET", "/api/v1/reload"),
+        ("PUT", "/api/v1/status"),
+        ("GET", "/api/v1/nothing"),
+        ("GET", "/api/v1/status?token=a-token-of-at-least-thirty-two-characters"),
+        ("GET", "//api/v1/status"),
+        ("GET", "/api/../api/v1/status"),
+        ("GET", "/%61pi/v1/status"),
+        ("GET", "/api/v1/status;x"),
+        ("OPTIONS", "/api/v1/status"),
+    ] {
+        for header in wrong {
+            let answer = stage.send(&format!("{method} {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n{header}\r\n")).await;
+            let status = answer.split(' ').nth(1).unwrap_or_default();
+            assert!(matches!(status, "401" | "404" | "405" | "429"), "{method} {path} {header}: {answer}");
+        }
+    }
+    assert!(tokio::time::timeout(Duration::from_millis(50), stage.reload.asked()).await.is_err(), "nothing was reloaded");
+    assert!(stage.telemetry.metrics_text().contains("callbackd_api_refusals_total{reason=\"no_token\"}"));
+}
+
+#[tokio::test]
+async fn a_token_may_ask_and_change_and_its_answers_are_guarded() {
+    let stage = Stage::with_tokens().await;
+    let ask = async |line: &str, more: &str| {
+        stage.send(&format!("{line} HTTP/1.1\r\nhost: callbackd\r\nauthorization: Bearer {TOKEN}\r\nconnection: close\r\n{more}\r\n")).await
+    };
+    let answer = ask("GET /api/v1/status", "").await;
+    assert!(answer.starts_with("HTTP/1.1 200 OK\r\n"), "{answer}");
+    for header in ["x-content-type-options: nosniff", "cache-control: no-store", "x-frame-options: DENY", "referrer-policy: no-referrer"] {
+        assert!(answer.contains(&format!("{header}\r\n")), "{header}: {answer}");
+    }
+    assert!(answer.contains("content-security-policy: default-src 'none'"), "{answer}");
+    let status: serde_json::Value = serde_json::from_str(body(&answer)).unwrap();
+    assert_eq!((&status["ready"], &status["integrators"]), (&true.into(), &0.into()));
+    let answer = ask("POST /api/v1/reload", "content-length: 0\r\n").await;
+    assert!(answer.starts_with("HTTP/1.1 202 Accepted\r\n"), "{answer}");
+    tokio::time::timeout(Duration::from_secs(10), stage.reload.asked()).await.expect("a reload");
+    assert!(ask("GET /api/v1/reload", "").await.starts_with("HTTP/1.1 405 "));
+    assert!(ask("GET /api/nothing", "").await.starts_with("HTTP/1.1 404 "));
+    assert!(ask("POST /api/v1/reload", "content-length: 65537\r\n").await.starts_with("HTTP/1.1 413 "));
+    assert!(ask("POST /api/v1/reload", "transfer-encoding: chunked\r\n").await.starts_with("HTTP/1.1 413 "));
+}
+
+#[tokio::test]
+async fn without_tokens_a_page_from_elsewhere_changes_nothing() {
+    let stage = Stage::start().await;
+    let ask = async |head: &str| {
+        stage.send(&format!("POST /api/v1/reload HTTP/1.1\r\n{head}connection: close\r\ncontent-length: 0\r\n\r\n")).await
+    };
+    assert!(ask("host: localhost:9464\r\norigin: https://evil.example\r\n").await.starts_with("HTTP/1.1 403 "));
+    assert!(ask("host: evil.example:9464\r\n").await.starts_with("HTTP/1.1 403 "));
+    assert!(tokio::time::timeout(Duration::from_millis(50), stage.reload.asked()).await.is_err(), "nothing was reloaded");
+    assert!(ask("host: localhost:9464\r\n").await.starts_with("HTTP/1.1 202 "));
 }

@@ -5,7 +5,7 @@ use std::sync::Arc;
 use tokio_util::sync::CancellationToken;
 
 use super::CliError;
-use crate::admin::{self, Readiness};
+use crate::admin::{self, Api, Readiness};
 use crate::config::{Config, reload};
 use crate::domain::integrator::Directory;
 use crate::egress::Egress;
@@ -34,10 +34,12 @@ impl Run {
 
         let stop = CancellationToken::new();
         let (directory, trigger) = reload::watch_directory(&config, directory, telemetry.clone(), stop.clone());
+        let in_force = directory.clone();
         let worker = Worker::start(Parts { config: Arc::clone(&config), directory, egress, telemetry: telemetry.clone() });
         let readiness = Readiness::new(worker.readiness(), worker.blocked(), stop.clone());
         let ended = CancellationToken::new();
-        let admin = tokio::spawn(admin::serve(listener, readiness, telemetry, ended.clone()));
+        let api = Api { readiness, directory: in_force, reload: trigger.clone(), telemetry };
+        let admin = tokio::spawn(admin::serve(listener, config.admin.clone(), api, ended.clone()));
 
         let (mut signals, mut worker) = (signals, worker);
         let broken = loop {

@@ -36,7 +36,7 @@ mod worker;
 pub use broker::{Broker, BrokerUrl, Names};
 pub use egress::{Egress, PrivateNetworks};
 pub use environment::Environment;
-pub use operations::{Admin, Log, LogFormat};
+pub use operations::{Admin, ApiToken, Log, LogFormat};
 pub use problems::Problems;
 pub use source::Source;
 pub use units::parse_duration;
@@ -219,7 +219,8 @@ mod tests {
 
     #[test]
     fn the_example_configuration_is_good_shows_every_key_and_the_defaults() {
-        let (path, environment) = (example("callbackd.example.toml"), Environment::default());
+        let token = ("CALLBACKD_OPS_TOKEN".to_owned(), "not-a-secret-not-a-secret-not-a-secret".to_owned());
+        let (path, environment) = (example("callbackd.example.toml"), [token].into_iter().collect::<Environment>());
         let mut table = file::read_table(&path, CONFIG_LIMIT).unwrap();
         let reading = Reading::overridden(&path, &mut table, &environment);
         let shown = read_config(&reading, table.clone()).0.unwrap();
@@ -238,6 +239,8 @@ mod tests {
         assert!(shown.delivery.rate.is_some());
         defaults.secrets_dir.clone_from(&shown.secrets_dir);
         assert_eq!(shown.secrets_dir, Some(example("secrets/integrators")));
+        assert_eq!(shown.admin.tokens.len(), 1);
+        defaults.admin.tokens.clone_from(&shown.admin.tokens);
         assert_eq!(defaults.integrators_file, folder.path().join("integrators.toml"));
         defaults.integrators_file.clone_from(&shown.integrators_file);
         assert_eq!(format!("{shown:#?}"), format!("{defaults:#?}"));

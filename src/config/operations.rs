@@ -1,20 +1,45 @@
 //! Sections `[admin]` and `[log]`: what operators see.
 
+use std::collections::HashSet;
 use std::net::{Ipv4Addr, SocketAddr};
 
+use secrecy::{ExposeSecret as _, SecretString};
 use toml::Value;
 use tracing_subscriber::EnvFilter;
 
-use super::kinds::{Fault, any_text, choice, text};
+use super::kinds::{Fault, any_text, boolean, choice, text, word};
 use super::problems::quoted;
+use super::secret::secret;
 use super::section::Section;
 
 /// The side for operators and probes.
-#[derive(Debug, Clone, Copy)]
+#[derive(Debug, Clone)]
 pub struct Admin {
     /// Where to listen.
     pub listen: SocketAddr,
+    /// Whether `/api` is served.
+    pub api: bool,
+    /// Who may use it. With none, whoever is on this machine: then `listen` is a loopback address, or there is no `/api`.
+    pub tokens: Vec<ApiToken>,
 }
+
+/// A token for `/api`.
+#[derive(Debug, Clone)]
+pub struct ApiToken {
+    /// Whose it is, as audit lines name it.
+    pub name: String,
+    /// What stands behind `authorization: Bearer`.
+    pub secret: SecretString,
+}
+
+/// Most tokens: each request is compared with all of them.
+const TOKENS: usize = 32;
+
+/// The least of a token: 32 characters of a random text in hexadecimal are 128 bits.
+const LEAST_TOKEN: usize = 32;
+
+/// Longest name of a token, in bytes.
+const NAME_LIMIT: usize = 64;
 
 /// What the log looks like.
 #[derive(Debug, Clone)]
@@ -38,7 +63,38 @@ pub enum LogFormat {
 }
 
 pub(super) fn read_admin(section: &mut Section<'_>) -> Admin {
-    Admin { listen: section.or("listen", (Ipv4Addr::LOCALHOST, 9464).into(), address) }
+    let listen: SocketAddr = section.or("listen", (Ipv4Addr::LOCALHOST, 9464).into(), address);
+    let api = section.or("api", true, boolean);
+    let tokens = read_tokens(section);
+    if api && tokens.as_ref().is_none_or(Vec::is_empty) && !listen.ip().to_canonical().is_loopback() {
+        let who = format!("whoever reaches {listen} could use /api");
+        section.problem("token", format!("is missing: {who}; add [[admin.token]], set api = false, or listen on a loopback address"));
+    }
+    Admin { listen, api, tokens: tokens.unwrap_or_default() }
+}
+
+fn read_tokens(section: &mut Section<'_>) -> Option<Vec<ApiToken>> {
+    let mut names = HashSet::new();
+    section.sections("token", TOKENS, |section| {
+        let reading = section.reading();
+        let name = section.required("name", word(NAME_LIMIT))?;
+        section.call(&name);
+        if !names.insert(name.clone()) {
+            section.problem("name", format!("{name:?} stands there twice"));
+        }
+        let secret = section.required("secret", |value| {
+            let secret = secret(reading)(value)?;
+            let text = secret.expose_secret();
+            if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+                return Err(Fault::content("has a character that cannot stand in a header; use letters and digits"));
+            }
+            if text.len() < LEAST_TOKEN {
+                return Err(Fault::content(format!("has fewer than {LEAST_TOKEN} characters; make one with `openssl rand -hex 32`")));
+            }
+            Ok(secret)
+        })?;
+        Some(ApiToken { name, secret })
+    })
 }
 
 pub(super) fn read_log(section: &mut Section<'_>) -> Log {

@@ -34,6 +34,11 @@ impl ReloadTrigger {
     pub fn reload(&self) {
         self.0.notify_one();
     }
+
+    /// Returns when a reload has been asked for since the last time.
+    pub(crate) async fn asked(&self) {
+        self.0.notified().await;
+    }
 }
 
 /// Watches the integrators' file until `stop`. The receiver holds the directory that is in force: `first`, then every valid
@@ -147,7 +152,7 @@ impl Watcher {
         self.load(&mut patience, Telling::Refusal).await;
         loop {
             let asked = tokio::select! {
-                () = self.trigger.0.notified() => true,
+                () = self.trigger.asked() => true,
                 () = tokio::time::sleep(self.interval) => false,
             };
             if asked {

@@ -24,6 +24,18 @@ pub enum Fact<'a> {
         /// Their endpoints.
         endpoints: usize,
     },
+    /// An operator changes something through `/api`. Told before it is done.
+    Audited {
+        /// The name of the token, or `local` where there are none.
+        actor: &'a str,
+        /// What is done.
+        action: &'static str,
+    },
+    /// A request to `/api` was turned away.
+    ApiRefused {
+        /// Why.
+        reason: ApiRefusal,
+    },
     /// A connection to the broker is up and in use.
     BrokerConnected {
         /// The queue that it consumes, or `publish`.
@@ -349,6 +361,42 @@ impl EventOutcome {
             Self::Waiting => "waiting",
             Self::Dead => "dead",
             Self::Rejected => "rejected",
+        }
+    }
+}
+
+/// Why a request to `/api` is turned away.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum ApiRefusal {
+    /// There is no bearer token.
+    NoToken,
+    /// The token is none of the configured ones.
+    WrongToken,
+    /// And so were many others in the same second.
+    TooManyWrongTokens,
+    /// More than its token may make.
+    TooManyRequests,
+    /// It names a host that is not this machine.
+    ForeignHost,
+    /// A page from elsewhere makes it.
+    ForeignOrigin,
+}
+
+impl ApiRefusal {
+    /// Every reason, for metrics that start at zero.
+    pub const ALL: [Self; 6] =
+        [Self::NoToken, Self::WrongToken, Self::TooManyWrongTokens, Self::TooManyRequests, Self::ForeignHost, Self::ForeignOrigin];
+
+    /// The name in logs and metrics.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::NoToken => "no_token",
+            Self::WrongToken => "wrong_token",
+            Self::TooManyWrongTokens => "too_many_wrong_tokens",
+            Self::TooManyRequests => "too_many_requests",
+            Self::ForeignHost => "foreign_host",
+            Self::ForeignOrigin => "foreign_origin",
         }
     }
 }

@@ -51,9 +51,13 @@ pub(super) fn write(fact: &Fact<'_>) {
         | Fact::PublishFailed { .. }
         | Fact::StaleAcks { .. }
         | Fact::TopologyReady { .. } => broker(fact),
-        Fact::Started { .. } | Fact::Reloaded { .. } | Fact::ReloadRefused { .. } | Fact::Stopping { .. } | Fact::Stopped { .. } => {
-            service(fact);
-        }
+        Fact::Started { .. }
+        | Fact::Audited { .. }
+        | Fact::ApiRefused { .. }
+        | Fact::Reloaded { .. }
+        | Fact::ReloadRefused { .. }
+        | Fact::Stopping { .. }
+        | Fact::Stopped { .. } => service(fact),
     }
 }
 
@@ -186,6 +190,9 @@ fn service(fact: &Fact<'_>) {
         Fact::Started { integrators, endpoints } => {
             info!(target: "callbackd", version = env!("CARGO_PKG_VERSION"), integrators, endpoints, "started");
         }
+        Fact::Audited { actor, action } => info!(target: "callbackd", actor, action, "audit"),
+        // Whoever tries could fill the log: they are counted.
+        Fact::ApiRefused { reason } => debug!(target: "callbackd", reason = reason.as_str(), "api refused"),
         Fact::Reloaded { integrators, endpoints } => info!(target: "callbackd", integrators, endpoints, "reloaded"),
         Fact::ReloadRefused { problems } => error!(
             target: "callbackd",

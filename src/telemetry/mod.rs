@@ -10,7 +10,7 @@ mod spool;
 use std::fmt;
 use std::sync::Arc;
 
-pub use facts::{EventOutcome, EventRef, Fact, Place, ResumeCause, WaitCause};
+pub use facts::{ApiRefusal, EventOutcome, EventRef, Fact, Place, ResumeCause, WaitCause};
 
 use crate::config::Config;
 use crate::domain::integrator::Directory;

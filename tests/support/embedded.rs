@@ -43,7 +43,7 @@ pub fn config(url: &str) -> Config {
         dead: Dead { retention: 3600 * second },
         delivery: DeliveryPolicy { timeout: second, ..DeliveryPolicy::default() },
         egress: Egress { allow_http: true, private: PrivateNetworks::Allowed },
-        admin: Admin { listen: "127.0.0.1:0".parse().expect("an address") },
+        admin: Admin { listen: "127.0.0.1:0".parse().expect("an address"), api: false, tokens: Vec::new() },
         integrators_file: PathBuf::from("integrators.toml"),
         secrets_dir: None,
         log: Log { format: LogFormat::Auto, level: "info".to_owned() },

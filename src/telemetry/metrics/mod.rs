@@ -93,8 +93,8 @@ impl Metrics {
             | Fact::WindowNarrowed { .. }
             | Fact::PublishFailed { .. }
             | Fact::StaleAcks { .. } => self.broker.count(fact),
-            Fact::Started { .. } | Fact::Reloaded { .. } | Fact::ReloadRefused { .. } => self.service.count(fact),
-            Fact::TopologyReady { .. } | Fact::Stopping { .. } | Fact::Stopped { .. } => {}
+            Fact::Started { .. } | Fact::Reloaded { .. } | Fact::ReloadRefused { .. } | Fact::ApiRefused { .. } => self.service.count(fact),
+            Fact::Audited { .. } | Fact::TopologyReady { .. } | Fact::Stopping { .. } | Fact::Stopped { .. } => {}
         }
     }
 

@@ -2,11 +2,11 @@
 
 use std::sync::atomic::{AtomicU64, Ordering};
 
-use prometheus::{IntCounter, IntGauge};
+use prometheus::{IntCounter, IntCounterVec, IntGauge};
 
 use super::Maker;
 use crate::clock;
-use crate::telemetry::facts::Fact;
+use crate::telemetry::facts::{ApiRefusal, Fact};
 
 /// What is told about the process as a whole.
 pub(super) struct Service {
@@ -16,6 +16,7 @@ pub(super) struct Service {
     last_success_at: IntGauge,
     integrators: IntGauge,
     endpoints: IntGauge,
+    api_refusals: IntCounterVec,
     log_lines_dropped: IntCounter,
     /// How much of the total that others count is in the counter already.
     dropped_before: AtomicU64,
@@ -30,6 +31,10 @@ impl Service {
             "New versions of the integrators, by what became of them: success or refused",
             &["result"],
         );
+        let api_refusals = maker.counters("callbackd_api_refusals_total", "Requests to /api that were turned away, by reason", &["reason"]);
+        for reason in ApiRefusal::ALL {
+            api_refusals.with_label_values(&[reason.as_str()]);
+        }
         Self {
             reloaded: reloads.with_label_values(&["success"]),
             refused: reloads.with_label_values(&["refused"]),
@@ -43,6 +48,7 @@ impl Service {
             ),
             integrators: maker.gauge("callbackd_integrators", "Integrators configured"),
             endpoints: maker.gauge("callbackd_endpoints", "Endpoints configured"),
+            api_refusals,
             log_lines_dropped: maker.counter(
                 "callbackd_log_lines_dropped_total",
                 "Log lines that were dropped because standard error did not take them in time",
@@ -58,6 +64,7 @@ impl Service {
                 self.reloaded.inc();
                 self.in_force(integrators, endpoints);
             }
+            Fact::ApiRefused { reason } => self.api_refusals.with_label_values(&[reason.as_str()]).inc(),
             Fact::ReloadRefused { .. } => {
                 self.refused.inc();
                 self.last_successful.set(0);

@@ -1,0 +1,210 @@
+//! Who may use `/api`: whoever has a token, or, where none is configured, whoever is on this machine.
+//!
+//! Without tokens the port listens on loopback alone (the configuration sees to that). Other users of the machine reach it
+//! there, and so does a browser that somebody lures to a page of theirs: hence a look at `Host`, which gives away a name that was
+//! made to lead to loopback (DNS rebinding), and at `Origin`, which gives away a request that another page makes.
+
+use std::net::IpAddr;
+use std::num::NonZeroU32;
+use std::sync::Arc;
+
+use axum::http::{HeaderMap, StatusCode, header};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
+use secrecy::ExposeSecret as _;
+use sha2::{Digest as _, Sha256};
+use subtle::ConstantTimeEq as _;
+
+use crate::config::Admin;
+use crate::telemetry::ApiRefusal;
+
+/// Requests a second with one token; people and scripts need far fewer.
+const REQUESTS: NonZeroU32 = NonZeroU32::new(50).expect("not zero");
+/// Wrong tokens a second, from everybody together, that are told so; more are told to come back later. A right token is
+/// never turned away for the wrong ones of others.
+const WRONG_TOKENS: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
+/// Who uses `/api` where there are no tokens.
+const LOCAL: &str = "local";
+
+/// Who may use `/api`.
+pub(super) struct Access {
+    tokens: Vec<Token>,
+    local: Token,
+    wrong: DefaultDirectRateLimiter,
+}
+
+struct Token {
+    actor: Actor,
+    digest: [u8; 32],
+    requests: DefaultDirectRateLimiter,
+}
+
+/// Who asks, as the audit line names it.
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(super) struct Actor(Arc<str>);
+
+impl Actor {
+    pub(super) fn as_str(&self) -> &str {
+        &self.0
+    }
+}
+
+/// The status of the answer to whoever is turned away.
+pub(super) const fn status(refusal: ApiRefusal) -> StatusCode {
+    match refusal {
+        ApiRefusal::NoToken | ApiRefusal::WrongToken => StatusCode::UNAUTHORIZED,
+        ApiRefusal::TooManyWrongTokens | ApiRefusal::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
+        ApiRefusal::ForeignHost | ApiRefusal::ForeignOrigin => StatusCode::FORBIDDEN,
+    }
+}
+
+/// What the answer says.
+pub(super) const fn message(refusal: ApiRefusal) -> &'static str {
+    match refusal {
+        ApiRefusal::NoToken => "send a token: `authorization: Bearer …`, one of [[admin.token]]",
+        ApiRefusal::WrongToken => "the token is none of [[admin.token]]",
+        ApiRefusal::TooManyWrongTokens => "too many wrong tokens; come back in a second",
+        ApiRefusal::TooManyRequests => "too many requests with this token; come back in a second",
+        ApiRefusal::ForeignHost => "without [[admin.token]], only `localhost` or a loopback address may stand in `host`",
+        ApiRefusal::ForeignOrigin => "without [[admin.token]], no page from elsewhere may make requests",
+    }
+}
+
+impl Access {
+    /// The tokens that the configuration names.
+    pub(super) fn new(config: &Admin) -> Self {
+        let tokens = config.tokens.iter().map(|token| Token::new(&token.name, token.secret.expose_secret())).collect();
+        Self { tokens, local: Token::new(LOCAL, ""), wrong: RateLimiter::direct(Quota::per_second(WRONG_TOKENS)) }
+    }
+
+    /// Says who asks.
+    ///
+    /// # Errors
+    /// [`ApiRefusal`]: nothing is to be done for whoever asks.
+    pub(super) fn judge(&self, headers: &HeaderMap) -> Result<Actor, ApiRefusal> {
+        let token = if self.tokens.is_empty() { self.local(headers)? } else { self.bearer(headers)? };
+        token.requests.check().map_err(|_| ApiRefusal::TooManyRequests)?;
+        Ok(token.actor.clone())
+    }
+
+    fn local(&self, headers: &HeaderMap) -> Result<&Token, ApiRefusal> {
+        let host =
+            headers.get(header::HOST).and_then(|host| host.to_str().ok()).filter(|host| is_here(host)).ok_or(ApiRefusal::ForeignHost)?;
+        let is_own = |origin: &header::HeaderValue| origin.to_str().is_ok_and(|origin| origin.strip_prefix("http://") == Some(host));
+        if headers.get_all(header::ORIGIN).iter().all(is_own) { Ok(&self.local) } else { Err(ApiRefusal::ForeignOrigin) }
+    }
+
+    fn bearer(&self, headers: &HeaderMap) -> Result<&Token, ApiRefusal> {
+        let mut values = headers.get_all(header::AUTHORIZATION).iter();
+        let (Some(value), None) = (values.next(), values.next()) else { return Err(ApiRefusal::NoToken) };
+        let (scheme, given) = value.as_bytes().split_at_checked("Bearer ".len()).ok_or(ApiRefusal::NoToken)?;
+        if !scheme.eq_ignore_ascii_case(b"Bearer ") {
+            return Err(ApiRefusal::NoToken);
+        }
+        // Digests are of equal length, and all tokens are compared: how long it takes tells nothing of any of them.
+        let digest: [u8; 32] = Sha256::digest(given).into();
+        let mut found = None;
+        for token in &self.tokens {
+            if bool::from(token.digest.ct_eq(&digest)) {
+                found = Some(token);
+            }
+        }
+        let refusal = || if self.wrong.check().is_ok() { ApiRefusal::WrongToken } else { ApiRefusal::TooManyWrongTokens };
+        found.ok_or_else(refusal)
+    }
+}
+
+impl Token {
+    fn new(name: &str, secret: &str) -> Self {
+        Self {
+            actor: Actor(name.into()),
+            digest: Sha256::digest(secret).into(),
+            requests: RateLimiter::direct(Quota::per_second(REQUESTS)),
+        }
+    }
+}
+
+/// Whether a `Host` names this machine by an address or name that no resolver is asked about.
+fn is_here(host: &str) -> bool {
+    let name = host.rsplit_once(':').filter(|(_, port)| port.bytes().all(|byte| byte.is_ascii_digit())).map_or(host, |(name, _)| name);
+    let address = name.strip_prefix('[').and_then(|name| name.strip_suffix(']')).unwrap_or(name);
+    name.eq_ignore_ascii_case("localhost") || address.parse().is_ok_and(|address: IpAddr| address.to_canonical().is_loopback())
+}
+
+#[cfg(test)]
+mod tests {
+    use axum::http::HeaderValue;
+
+    use super::*;
+    use crate::config::ApiToken;
+
+    fn access(tokens: &[(&str, &str)]) -> Access {
+        let tokens = tokens.iter().map(|(name, secret)| ApiToken { name: (*name).to_owned(), secret: (*secret).into() }).collect();
+        Access::new(&Admin { listen: ([127, 0, 0, 1], 0).into(), api: true, tokens })
+    }
+
+    fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
+        let mut headers = HeaderMap::new();
+        for (name, value) in pairs {
+            headers.append(*name, HeaderValue::from_str(value).unwrap());
+        }
+        headers
+    }
+
+    const ONE: &str = "one-token-of-at-least-32-characters";
+    const TWO: &str = "another-token-of-at-least-32-characters";
+
+    #[test]
+    fn a_token_names_who_asks_and_nothing_else_is_one() {
+        let access = access(&[("ops", ONE), ("support", TWO)]);
+        let judge = |value: &str| access.judge(&headers(&[("authorization", value), ("host", "callbackd.example")]));
+        assert_eq!(judge(&format!("Bearer {ONE}")).map(|actor| actor.as_str().to_owned()), Ok("ops".to_owned()));
+        assert_eq!(judge(&format!("bearer {TWO}")).map(|actor| actor.as_str().to_owned()), Ok("support".to_owned()));
+        for (value, refusal) in [
+            (format!("Bearer {ONE}x"), ApiRefusal::WrongToken),
+            (format!("Bearer {}", &ONE[1..]), ApiRefusal::WrongToken),
+            (format!("Bearer  {ONE}"), ApiRefusal::WrongToken),
+            ("Bearer ".to_owned(), ApiRefusal::WrongToken),
+            ("Bearer".to_owned(), ApiRefusal::NoToken),
+            (format!("Basic {ONE}"), ApiRefusal::NoToken),
+            (ONE.to_owned(), ApiRefusal::NoToken),
+            (String::new(), ApiRefusal::NoToken),
+        ] {
+            assert_eq!(judge(&value), Err(refusal), "{value}");
+        }
+        assert_eq!(access.judge(&HeaderMap::new()), Err(ApiRefusal::NoToken));
+        let bearer = format!("Bearer {ONE}");
+        assert_eq!(
+            access.judge(&headers(&[("authorization", &bearer), ("authorization", &bearer)])),
+            Err(ApiRefusal::NoToken),
+            "two of them"
+        );
+    }
+
+    #[test]
+    fn many_wrong_tokens_are_put_off_and_the_right_one_never_is_for_their_sake() {
+        let access = access(&[("ops", ONE)]);
+        let wrong: Vec<ApiRefusal> = (0..30).filter_map(|_| access.judge(&headers(&[("authorization", "Bearer wrong")])).err()).collect();
+        assert_eq!((wrong[0], wrong[29]), (ApiRefusal::WrongToken, ApiRefusal::TooManyWrongTokens));
+        let right = headers(&[("authorization", &format!("Bearer {ONE}"))]);
+        assert!(access.judge(&right).is_ok());
+        let answers: Vec<bool> = (0..100).map(|_| access.judge(&right).is_ok()).collect();
+        assert!(answers[0] && !answers[99], "one token's requests are limited");
+    }
+
+    #[test]
+    fn without_tokens_this_machine_alone_may_ask_and_no_page_from_elsewhere() {
+        let access = access(&[]);
+        for host in ["localhost:9464", "LOCALHOST", "127.0.0.1:9464", "127.8.9.1", "[::1]:9464", "[::1]"] {
+            assert_eq!(access.judge(&headers(&[("host", host)])).map(|actor| actor.as_str().to_owned()), Ok(LOCAL.to_owned()), "{host}");
+        }
+        for host in ["evil.example:9464", "localhost.evil.example", "10.0.0.1:9464", "127.0.0.1.evil.example", "", "[::2]:9464"] {
+            assert_eq!(access.judge(&headers(&[("host", host)])), Err(ApiRefusal::ForeignHost), "{host}");
+        }
+        assert_eq!(access.judge(&HeaderMap::new()), Err(ApiRefusal::ForeignHost));
+        let from = |origin: &str| access.judge(&headers(&[("host", "127.0.0.1:9464"), ("origin", origin)])).map(drop);
+        assert_eq!(from("http://127.0.0.1:9464"), Ok(()));
+        for origin in ["http://evil.example", "null", "http://127.0.0.1:80", "https://127.0.0.1:9464"] {
+            assert_eq!(from(origin), Err(ApiRefusal::ForeignOrigin), "{origin}");
+        }
+    }
+}

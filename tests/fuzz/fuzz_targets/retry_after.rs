@@ -1,0 +1,8 @@
+//! See `targets::retry_after`.
+#![no_main]
+
+#[path = "../targets.rs"]
+#[allow(dead_code)]
+mod targets;
+
+libfuzzer_sys::fuzz_target!(|bytes: &[u8]| targets::retry_after(bytes));
