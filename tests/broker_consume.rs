@@ -8,6 +8,8 @@ use std::time::Duration;
 
 use callbackd::broker::{HANDED_OVER, Inbound, Proof, Subscription};
 use lapin::BasicProperties;
+use reqwest::Method;
+use serde_json::Value;
 use support::{Amqp, OwnLog, TcpProxy, Vhost, WORK, config, eventually, publisher, subscribe};
 use tokio::sync::mpsc;
 
@@ -242,6 +244,32 @@ async fn a_silent_connection_is_given_up_and_made_again() {
     proxy.refuse(false);
     live(&subscription).await;
     assert_eq!(number(&next_live(&mut messages).await), 0, "what could not be acknowledged comes again, in order");
+}
+
+#[tokio::test]
+async fn a_message_that_takes_long_makes_the_rest_go_on_on_another_channel() {
+    const COUNT: usize = 6000;
+    let vhost = Vhost::create().await;
+    let (subscription, mut messages) = subscribe(&config(&vhost.url()), 300);
+    live(&subscription).await;
+    let amqp = vhost.connect().await;
+    fill(&amqp, COUNT).await;
+    let hung = next(&mut messages).await;
+    for _ in 1..COUNT {
+        next(&mut messages).await.claim.settle(Proof::Skipped);
+    }
+    let path = format!("/api/vhosts/{}/connections", vhost.name());
+    eventually("the connection has another channel", SOON, async || {
+        let connections = vhost.broker().api(Method::GET, &path, None).await.map_err(|(_, text)| text)?;
+        let named = |one: &&Value| one["client_properties"]["connection_name"].as_str().is_some_and(|name| name.ends_with(WORK));
+        let channels = connections.as_array().and_then(|all| all.iter().find(named)).and_then(|one| one["channels"].as_u64());
+        if channels.is_some_and(|channels| (2..=8).contains(&channels)) { Ok(()) } else { Err(format!("{channels:?}")) }
+    })
+    .await;
+    assert!(hung.claim.is_live());
+    hung.claim.settle(Proof::Skipped);
+    subscription.close().await;
+    assert_eq!(amqp.depth(WORK).await, (0, 0), "what was settled on either channel is gone");
 }
 
 #[tokio::test]

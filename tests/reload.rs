@@ -53,3 +53,24 @@ async fn sighup_reads_secrets_again() {
     let seen = receiver.wait_for(2, LIMIT).await;
     assert_eq!(seen.iter().map(|one| one.header("x-key")).collect::<Vec<_>>(), ["old", "new"]);
 }
+
+#[tokio::test]
+async fn a_token_reloads_through_the_api_and_leaves_its_name_in_the_log() {
+    const TOKEN: &str = "CANARY-token-of-at-least-32-characters";
+    let receiver = Receiver::start();
+    let to = |path: &str| integrator("acme", &[endpoint("main", &receiver.url(path), "")]);
+    let token = [("CALLBACKD__ADMIN__TOKEN__0__NAME", "ops"), ("CALLBACKD__ADMIN__TOKEN__0__SECRET", TOKEN)];
+    let scene = Scene::start_with(&to("/one"), &token).await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let ask = async |token: &str| {
+        let request = client.post(scene.worker.admin_url("/api/v1/reload")).bearer_auth(token);
+        request.send().await.unwrap().status().as_u16()
+    };
+    assert_eq!(ask("wrong").await, 401);
+    assert_eq!(scene.worker.metric("callbackd_api_refusals_total", &[("reason", "wrong_token")]).await, Some(1.0));
+    assert_eq!(ask(TOKEN).await, 202);
+    scene.worker.wait_for_metric("callbackd_config_reloads_total", &[("result", "success")], 1.0, LIMIT).await;
+    let audit = scene.worker.wait_for_log("the audit line", LIMIT, |line| line["message"] == "audit").await;
+    assert_eq!((audit["actor"].as_str(), audit["action"].as_str()), (Some("ops"), Some("reload")));
+    assert!(!scene.worker.log_text().contains("CANARY"), "a token is in the log");
+}

@@ -209,7 +209,7 @@ impl Worker {
         eventually("the worker ends", limit, async || self.exit()).await
     }
 
-    fn admin_url(&self, path: &str) -> String {
+    pub fn admin_url(&self, path: &str) -> String {
         format!("http://127.0.0.1:{}{path}", self.admin)
     }
 
