@@ -7,6 +7,8 @@
 mod crowd;
 #[path = "hostile/worker.rs"]
 mod proxied;
+#[path = "egress/proxies.rs"]
+mod proxies;
 mod scene;
 mod support;
 

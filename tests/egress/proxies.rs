@@ -33,7 +33,11 @@ pub struct EgressProxy {
 
 impl EgressProxy {
     pub async fn start(manner: Manner) -> Self {
-        let listener = TcpListener::bind("127.0.0.1:0").await.unwrap();
+        Self::start_on(0, manner).await
+    }
+
+    pub async fn start_on(port: u16, manner: Manner) -> Self {
+        let listener = TcpListener::bind(("127.0.0.1", port)).await.unwrap();
         let proxy = Self { address: listener.local_addr().unwrap(), asked: Arc::default() };
         let asked = Arc::clone(&proxy.asked);
         tokio::spawn(async move {

@@ -1,10 +1,11 @@
-//! What reaches a real worker from outside: proxies in its environment, header values in its configuration.
+//! What reaches a real worker from outside: proxies, wanted and unwanted, and header values in its configuration.
 
 use callbackd::config::{Environment, load_directory};
 use callbackd::domain::policy::DeliveryPolicy;
 
+use crate::proxies::{EgressProxy, Manner};
 use crate::scene::{LIMIT, Scene, endpoint, event, integrator};
-use crate::support::Receiver;
+use crate::support::{Receiver, free_port};
 
 #[tokio::test]
 async fn a_worker_uses_no_proxy_of_its_environment() {
@@ -21,6 +22,24 @@ async fn a_worker_uses_no_proxy_of_its_environment() {
     receiver.wait_for_at("/", 20, LIMIT).await;
     scene.settled().await;
     assert_eq!((receiver.count(), canary.count()), (20, 0));
+}
+
+#[tokio::test]
+async fn a_proxy_that_is_away_opens_no_circuit_and_everything_is_delivered_when_it_is_back() {
+    let receiver = Receiver::start();
+    let port = free_port();
+    let proxy = format!("socks5h://127.0.0.1:{port}");
+    let url = format!("http://hook.acme.example:{}/", receiver.address().port());
+    let integrators = integrator("acme", &[endpoint("main", &url, "retry = { max_delay = \"200ms\" }")]);
+    let scene = Scene::start_with(&integrators, &[("CALLBACKD__EGRESS__PROXY", &proxy)]).await;
+    scene.publish_all((0..20).map(|number| event(&format!("evt-{number}")))).await;
+    scene.worker.wait_for_metric("callbackd_attempts_total", &[("class", "proxy")], 60.0, LIMIT).await;
+    assert_eq!(scene.worker.metric("callbackd_circuit_state", &[]).await, None, "its circuit has never been open");
+    let proxy = EgressProxy::start_on(port, Manner::Socks).await;
+    receiver.wait_for_at("/", 20, LIMIT).await;
+    scene.settled().await;
+    assert_eq!(receiver.count(), 20);
+    assert!(proxy.asked().iter().all(|asked| asked.starts_with("hook.acme.example:")));
 }
 
 #[test]
