@@ -8,7 +8,7 @@ use std::sync::Arc;
 use std::time::{Duration, Instant};
 
 use callbackd::config::reload::watch_directory;
-use callbackd::config::{Config, Egress, Environment, PrivateNetworks, Problems, load, load_all, load_directory};
+use callbackd::config::{Config, Egress, Environment, Ports, Problems, load, load_all, load_directory};
 use callbackd::domain::circuit::CircuitPolicy;
 use callbackd::domain::integrator::{Directory, Endpoint, Topics};
 use callbackd::domain::names::IntegratorKey;
@@ -59,8 +59,8 @@ impl Folder {
     }
 }
 
-const fn public() -> Egress {
-    Egress { allow_http: false, private: PrivateNetworks::Denied }
+fn public() -> Egress {
+    Egress::default()
 }
 
 fn endpoints<'d>(directory: &'d Directory, key: &str) -> &'d [Arc<Endpoint>] {
@@ -119,7 +119,9 @@ circuit = { consecutive = 0, failure_rate = 0, window = "100ms", initial_wait = 
 retry = { initial = "7h", multiplier = 0.5, jitter = 2, max_attempts = 0, max_tries = 3 }
 [egress]
 allow_http = 1
-allow_private_networks = ["10.0.0.1/8"]
+allow_private_networks = ["10.0.0.0/8"]
+allow_cidrs = ["10.0.0.1/8"]
+ports = [0]
 [admin]
 listen = "localhost"
 [log]
@@ -167,7 +169,9 @@ fn everything_that_is_wrong_with_a_configuration_is_told_at_once() {
         "delivery.retry.max_tries: unknown key; known here: initial, multiplier, max_delay, max_age, jitter, max_attempts, max_retry_after",
         "delivery.timeot: unknown key; did you mean `timeout`?",
         "egress.allow_http: 1 is no true or false",
-        r#"egress.allow_private_networks: "10.0.0.1/8" has an address within a network; write "10.0.0.0/8""#,
+        "egress.allow_private_networks: is true or false; write a list of networks under allow_cidrs",
+        r#"egress.allow_cidrs[0]: "10.0.0.1/8" has an address within a network; write "10.0.0.0/8""#,
+        "egress.ports: 0 is no port; write 1 to 65535",
         r#"admin.listen: "localhost" is no address with a port; write for example "127.0.0.1:9464""#,
         r#"log.format: "xml" is not known; write "auto" or "human" or "json""#,
         r#"log.level: "info,=loud=now" is no filter; write for example "info" or "info,lapin=warn""#,
@@ -282,7 +286,9 @@ fn variables_override_every_kind_of_key() {
         ("CALLBACKD__DELIVERY__TIMEOUT", "5s"),
         ("CALLBACKD__WORKER__MAX_BODY", "1024"),
         ("CALLBACKD__WORKER__MAX_BYTES_IN_FLIGHT", "1MiB"),
-        ("CALLBACKD__EGRESS__ALLOW_PRIVATE_NETWORKS", "['10.0.0.0/8']"),
+        ("CALLBACKD__EGRESS__ALLOW_CIDRS", "['10.0.0.0/8']"),
+        ("CALLBACKD__EGRESS__PORTS", "any"),
+        ("CALLBACKD__EGRESS__PROXY", "socks5h://user:CANARY@proxy.example:1080"),
     ];
     let config = Folder::new().config(LEAST, &variables).unwrap();
     assert_eq!(config.broker.url.expose(), "amqp://user:CANARY@rabbit:5673/v");
@@ -292,7 +298,9 @@ fn variables_override_every_kind_of_key() {
     assert_eq!(config.delivery.retry.multiplier, 3.0);
     assert_eq!(config.delivery.timeout, Duration::from_secs(5));
     assert_eq!((config.worker.max_body, config.worker.max_bytes_in_flight), (1024, 1 << 20));
-    assert_eq!(config.egress.private, PrivateNetworks::Only(vec!["10.0.0.0/8".parse().unwrap()]));
+    assert_eq!(config.egress.allow_cidrs, vec!["10.0.0.0/8".parse().unwrap()]);
+    assert_eq!((config.egress.ports.clone(), config.egress.own.len()), (Ports::Any, 3));
+    assert_eq!(config.egress.proxy.as_ref().unwrap().to_string(), "socks5h://proxy.example:1080");
     assert!(!format!("{config:?}").contains("CANARY"));
 }
 
@@ -462,7 +470,7 @@ fn an_empty_file_has_no_integrators_and_plain_http_must_be_allowed() {
     let folder = Folder::new();
     assert!(folder.directory("# nobody\n", &[]).unwrap().is_empty());
     let path = folder.write("http.toml", "[[integrator]]\nkey = 'a'\n[[integrator.endpoint]]\nid = 'b'\nurl = 'http://127.0.0.1:1/'\n");
-    let egress = Egress { allow_http: true, private: PrivateNetworks::Allowed };
+    let egress = Egress::anywhere();
     let directory = load_directory(&path, None, &DeliveryPolicy::default(), &egress, &Environment::default()).unwrap();
     assert_eq!(endpoints(&directory, "a").len(), 1);
 }
@@ -546,7 +554,7 @@ fn toml_value() -> impl Strategy<Value = String> {
 fn toml_key() -> impl Strategy<Value = String> {
     const KEYS: &str = "broker url prefix names route dead declare heartbeat timeout publish_channels source name exchange queue binding \
         prefetch wait shortest longest worker max_body max_bytes_in_flight retention delivery max_in_flight retry initial multiplier max_delay jitter \
-        max_attempts rate batch max_events max_wait max_bytes circuit consecutive failure_rate window initial_wait egress allow_http allow_private_networks admin listen integrators file log format level integrator key endpoint id \
+        max_attempts rate batch max_events max_wait max_bytes circuit consecutive failure_rate window initial_wait egress allow_http allow_private_networks allow_cidrs deny_cidrs ports proxy tls certificate key ca admin listen integrators file log format level integrator key endpoint id \
         topics signing_secrets headers env x-acme";
     let keys: Vec<&str> = KEYS.split_whitespace().collect();
     prop_oneof![9 => prop::sample::select(keys).prop_map(str::to_owned), 1 => "\"[ -!#-\\[\\]-~]{0,70}\""]

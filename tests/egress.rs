@@ -13,7 +13,7 @@ use std::sync::atomic::{AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use bytes::Bytes;
-use callbackd::config::{Egress as EgressConfig, PrivateNetworks};
+use callbackd::config::{Egress as EgressConfig, Ports};
 use callbackd::domain::reply::{Failure, Forbidden, Outcome, Reply, TlsFault};
 use callbackd::domain::request::CallbackRequest;
 use callbackd::egress::Egress;
@@ -24,8 +24,8 @@ use tokio::net::{TcpListener, TcpStream};
 const LONG: Duration = Duration::from_secs(20);
 const SHORT: Duration = Duration::from_millis(300);
 
-fn egress(private: PrivateNetworks) -> Egress {
-    Egress::new(&EgressConfig { allow_http: true, private }).unwrap()
+fn anywhere() -> Egress {
+    Egress::new(&EgressConfig::anywhere()).unwrap()
 }
 
 fn request(url: &str) -> CallbackRequest {
@@ -34,6 +34,7 @@ fn request(url: &str) -> CallbackRequest {
         headers: http::HeaderMap::new(),
         body: Bytes::from_static(b"[1]"),
         webhook_id: "msg_1".into(),
+        tls: None,
     }
 }
 
@@ -79,7 +80,7 @@ impl Server {
     }
 
     async fn attempt(&self, timeout: Duration) -> Reply {
-        egress(PrivateNetworks::Allowed).attempt(request(&self.url()), timeout).await
+        anywhere().attempt(request(&self.url()), timeout).await
     }
 }
 
@@ -202,7 +203,7 @@ async fn server_with_body(bytes: usize) -> Server {
 async fn connections_are_used_again_up_to_the_limit_of_the_body_and_not_beyond() {
     for (bytes, connections) in [(0, 1), (16 * 1024, 1), (4 * 1024 * 1024, 5)] {
         let server = server_with_body(bytes).await;
-        let egress = egress(PrivateNetworks::Allowed);
+        let egress = anywhere();
         for _ in 0..5 {
             assert_eq!(egress.clone().attempt(request(&server.url()), LONG).await.outcome, answered(200));
         }
@@ -216,7 +217,7 @@ async fn a_refused_connection_an_unknown_name_and_a_failed_handshake_have_their_
     let free = listener.local_addr().unwrap();
     drop(listener);
     let closing = Server::start(|stream| async move { drop(stream) }).await;
-    let egress = egress(PrivateNetworks::Allowed);
+    let egress = anywhere();
     for (url, expected) in [
         (format!("http://{free}/"), Failure::Connect),
         ("http://does-not-exist.invalid/".to_owned(), Failure::Dns),
@@ -239,7 +240,7 @@ async fn a_refused_connection_an_unknown_name_and_a_failed_handshake_have_their_
         let url = format!("https://{}/", server.address);
         let failed = Outcome::Failed(Failure::Tls(expected));
         assert_eq!(egress.attempt(request(&url), LONG).await.outcome, failed, "{bytes:?}");
-        assert_eq!(egress.reach(&url.parse().unwrap(), LONG).await, Err(Failure::Tls(expected)), "{bytes:?}");
+        assert_eq!(egress.reach(&url.parse().unwrap(), None, LONG).await, Err(Failure::Tls(expected)), "{bytes:?}");
     }
 }
 
@@ -247,7 +248,7 @@ async fn a_refused_connection_an_unknown_name_and_a_failed_handshake_have_their_
 async fn no_spelling_of_an_inner_address_is_dialled() {
     let canary = server_with_body(0).await;
     let port = canary.address.port();
-    let denied = egress(PrivateNetworks::Denied);
+    let denied = Egress::new(&EgressConfig { allow_http: true, ports: Ports::Any, ..EgressConfig::default() }).unwrap();
     for host in [
         "127.0.0.1",
         "127.1",
@@ -269,13 +270,16 @@ async fn no_spelling_of_an_inner_address_is_dialled() {
         "[64:ff9b::7f00:1]",
         "localhost",
         "LOCALHOST",
+        "localhost.",
     ] {
         let reply = denied.attempt(request(&format!("http://{host}:{port}/")), LONG).await;
-        assert_eq!(reply.outcome, Outcome::Failed(Failure::Blocked(Forbidden::Address)), "{host}");
+        let expected = if host.eq_ignore_ascii_case("localhost") || host == "localhost." { Forbidden::Name } else { Forbidden::Address };
+        assert_eq!(reply.outcome, Outcome::Failed(Failure::Blocked(expected)), "{host}");
     }
     assert_eq!(canary.accepted.load(Ordering::SeqCst), 0);
     // The canary can sing.
-    let some = egress(PrivateNetworks::Only(vec!["127.0.0.0/8".parse().unwrap()]));
+    let allow_cidrs = vec!["127.0.0.0/8".parse().unwrap()];
+    let some = Egress::new(&EgressConfig { allow_http: true, ports: Ports::Any, allow_cidrs, ..EgressConfig::default() }).unwrap();
     assert_eq!(some.attempt(request(&canary.url()), LONG).await.outcome, answered(200));
     assert_eq!(canary.accepted.load(Ordering::SeqCst), 1);
 }
@@ -283,10 +287,10 @@ async fn no_spelling_of_an_inner_address_is_dialled() {
 #[tokio::test]
 async fn plain_http_is_refused_unless_allowed() {
     let canary = server_with_body(0).await;
-    let egress = Egress::new(&EgressConfig { allow_http: false, private: PrivateNetworks::Allowed }).unwrap();
+    let egress = Egress::new(&EgressConfig { allow_http: false, ..EgressConfig::anywhere() }).unwrap();
     let blocked = Failure::Blocked(Forbidden::PlainHttp);
     assert_eq!(egress.attempt(request(&canary.url()), LONG).await.outcome, Outcome::Failed(blocked));
-    assert_eq!(egress.reach(&canary.url().parse().unwrap(), LONG).await, Err(blocked));
+    assert_eq!(egress.reach(&canary.url().parse().unwrap(), None, LONG).await, Err(blocked));
     assert_eq!(canary.accepted.load(Ordering::SeqCst), 0);
 }
 
@@ -337,7 +341,7 @@ async fn attempts_given_up_leave_no_connection_behind() {
         }
     })
     .await;
-    let egress = egress(PrivateNetworks::Allowed);
+    let egress = anywhere();
     for _ in 0..10 {
         assert_eq!(egress.attempt(request(&server.url()), Duration::from_millis(50)).await.outcome, Outcome::Failed(Failure::Timeout));
     }
@@ -365,7 +369,7 @@ async fn what_is_sent_is_what_render_shows() {
         request.headers.insert(name, value.parse().unwrap());
     }
     let shown = String::from_utf8(callbackd::egress::as_sent(&request, false)).unwrap();
-    assert_eq!(egress(PrivateNetworks::Allowed).attempt(request, LONG).await.outcome, answered(204));
+    assert_eq!(anywhere().attempt(request, LONG).await.outcome, answered(204));
     let sorted = |text: &str| {
         let mut lines: Vec<String> = text.split("\r\n").map(str::to_owned).collect();
         lines[1..].sort();

@@ -7,7 +7,7 @@ use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
-use callbackd::config::{Egress as EgressConfig, PrivateNetworks};
+use callbackd::config::Egress as EgressConfig;
 use callbackd::domain::decode::{Metadata, decode};
 use callbackd::domain::integrator::{Endpoint, EndpointUrl};
 use callbackd::domain::names::{EndpointId, IntegratorKey};
@@ -126,7 +126,7 @@ async fn the_library_accepts_what_comes_out_of_a_socket() {
     let listener = TcpListener::bind("127.0.0.1:0").unwrap();
     let url = format!("http://{}/hook", listener.local_addr().unwrap());
     let received = tokio::task::spawn_blocking(move || receive(&listener));
-    let egress = Egress::new(&EgressConfig { allow_http: true, private: PrivateNetworks::Allowed }).unwrap();
+    let egress = Egress::new(&EgressConfig::anywhere()).unwrap();
     let reply = egress.attempt(request_to(&url, &[NEW, OLD], now(0)), Duration::from_secs(20)).await;
     assert!(reply.is_success(), "{reply:?}");
     let (headers, body) = received.await.unwrap();

@@ -2,66 +2,38 @@
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 
-use std::io::{Read as _, Write as _};
-use std::net::{TcpListener, TcpStream};
-use std::path::{Path, PathBuf};
+#[path = "egress/tls_server.rs"]
+mod tls_server;
+
 use std::sync::Arc;
 use std::time::Duration;
 
 use bytes::Bytes;
-use callbackd::config::{Egress as EgressConfig, PrivateNetworks};
+use callbackd::config::Egress as EgressConfig;
 use callbackd::domain::reply::{Failure, Outcome, Reply, TlsFault};
 use callbackd::domain::request::CallbackRequest;
+use callbackd::domain::tls::EndpointTls;
 use callbackd::egress::Egress;
-use rustls::pki_types::pem::PemObject as _;
-use rustls::pki_types::{CertificateDer, PrivateKeyDer};
+use tls_server::{Clients, EMPTY, SERVER, TlsServer, fixture, settings};
 
-fn fixture(name: &str) -> PathBuf {
-    Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/fixtures/tls").join(name)
+/// The port of a server that lets everybody in.
+fn serve(certificate: &str, answer: &'static str) -> u16 {
+    TlsServer::start(certificate, Clients::Everybody, answer).port
 }
-
-/// Answers one request on each connection with these bytes, over TLS, as `localhost`, and closes the connection without
-/// the farewell of TLS (`close_notify`); its port.
-fn serve(certificate: &str, bytes: &'static str) -> u16 {
-    let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    let certificate = CertificateDer::from_pem_file(fixture(certificate)).unwrap();
-    let key = PrivateKeyDer::from_pem_file(fixture("server.key")).unwrap();
-    let config = Arc::new(rustls::ServerConfig::builder().with_no_client_auth().with_single_cert(vec![certificate], key).unwrap());
-    let listener = TcpListener::bind("127.0.0.1:0").unwrap();
-    let port = listener.local_addr().unwrap().port();
-    std::thread::spawn(move || {
-        for stream in listener.incoming() {
-            let config = Arc::clone(&config);
-            std::thread::spawn(move || answer(config, stream.unwrap(), bytes));
-        }
-    });
-    port
-}
-
-fn answer(config: Arc<rustls::ServerConfig>, stream: TcpStream, bytes: &str) -> std::io::Result<()> {
-    let mut tls = rustls::StreamOwned::new(rustls::ServerConnection::new(config).unwrap(), stream);
-    let mut read = Vec::new();
-    while !read.ends_with(b"\r\n\r\n[1]") {
-        let mut byte = [0];
-        tls.read_exact(&mut byte)?;
-        read.push(byte[0]);
-    }
-    tls.write_all(bytes.as_bytes())?;
-    tls.flush()
-}
-
-const SERVER: &str = "server.pem";
-const EMPTY: &str = "HTTP/1.1 200 OK\r\ncontent-length: 0\r\n\r\n";
 
 async fn attempt(host: &str, port: u16) -> Outcome {
     reply(host, port).await.outcome
 }
 
 async fn reply(host: &str, port: u16) -> Reply {
-    let egress = Egress::new(&EgressConfig { allow_http: false, private: PrivateNetworks::Allowed }).unwrap();
+    let egress = Egress::new(&EgressConfig::anywhere()).unwrap();
+    egress.attempt(request(host, port, None), Duration::from_secs(20)).await
+}
+
+fn request(host: &str, port: u16, tls: Option<&Arc<EndpointTls>>) -> CallbackRequest {
     let url = format!("https://{host}:{port}/").parse().unwrap();
-    let request = CallbackRequest { url, headers: http::HeaderMap::new(), body: Bytes::from_static(b"[1]"), webhook_id: "msg_1".into() };
-    egress.attempt(request, Duration::from_secs(20)).await
+    let (headers, body, tls) = (http::HeaderMap::new(), Bytes::from_static(b"[1]"), tls.cloned());
+    CallbackRequest { url, headers, body, webhook_id: "msg_1".into(), tls }
 }
 
 #[tokio::test]
@@ -99,7 +71,7 @@ async fn a_certificate_is_called_expired_when_it_is() {
     if trusting("a_certificate_is_called_expired_when_it_is").await {
         let reply = reply("localhost", serve("expired.pem", EMPTY)).await;
         assert_eq!(reply.outcome, Outcome::Failed(Failure::Tls(TlsFault::Expired)));
-        assert_eq!((reply.class(), reply.error().as_deref()), ("tls", Some("tls: certificate expired")));
+        assert_eq!((reply.class(), reply.error().as_deref()), ("tls_expired", Some("tls: certificate expired")));
     }
 }
 
@@ -123,4 +95,63 @@ async fn an_end_without_farewell_completes_a_body_without_length_alone() {
         }
         assert_eq!(attempt("localhost", serve(SERVER, "HTTP/1.1 200 OK\r\ncontent-le")).await, Outcome::Failed(Failure::Disconnected));
     }
+}
+
+const OK: Outcome = Outcome::Answered { status: 200, retry_after: None };
+const CLIENT: (&str, &str) = ("client.pem", "client.key");
+
+#[tokio::test]
+async fn a_private_authority_takes_the_place_of_all_others() {
+    let egress = Egress::new(&EgressConfig::anywhere()).unwrap();
+    let port = serve(SERVER, EMPTY);
+    let attempt = |authority: Arc<EndpointTls>| egress.attempt(request("localhost", port, Some(&authority)), Duration::from_secs(20));
+    assert_eq!(attempt(settings(None, Some("ca.pem"))).await.outcome, OK);
+    // Another authority than the one that signed.
+    let reply = attempt(settings(None, Some("client-ca.pem"))).await;
+    assert_eq!((reply.outcome, reply.class()), (Outcome::Failed(Failure::Tls(TlsFault::UnknownIssuer)), "tls_unknown_issuer"));
+    // Without one of its own, the system's count, and they do not know it.
+    assert_eq!(
+        egress.attempt(request("localhost", port, None), Duration::from_secs(20)).await.outcome,
+        Outcome::Failed(Failure::Tls(TlsFault::UnknownIssuer))
+    );
+    let expired = serve("expired.pem", EMPTY);
+    let reply = egress.attempt(request("localhost", expired, Some(&settings(None, Some("ca.pem")))), Duration::from_secs(20)).await;
+    assert_eq!((reply.outcome, reply.class()), (Outcome::Failed(Failure::Tls(TlsFault::Expired)), "tls_expired"));
+}
+
+#[tokio::test]
+async fn an_endpoint_that_wants_a_certificate_gets_the_one_configured_and_what_is_wrong_with_it_has_a_name() {
+    let egress = Egress::new(&EgressConfig::anywhere()).unwrap();
+    let server = TlsServer::start(SERVER, Clients::Certified, EMPTY);
+    for (identity, expected) in [
+        (Some(CLIENT), OK),
+        (Some(("client-next.pem", "client-next.key")), OK),
+        (None, Outcome::Failed(Failure::Tls(TlsFault::ClientCertificateMissing))),
+        (Some(("client-expired.pem", "client.key")), Outcome::Failed(Failure::Tls(TlsFault::ClientCertificateRefused))),
+        (Some(("client-foreign.pem", "client.key")), Outcome::Failed(Failure::Tls(TlsFault::ClientCertificateRefused))),
+    ] {
+        let tls = settings(identity, Some("ca.pem"));
+        let reply = egress.attempt(request("localhost", server.port, Some(&tls)), Duration::from_secs(20)).await;
+        assert_eq!(reply.outcome, expected, "{identity:?}");
+        assert_eq!(reply.class(), if expected == OK { "2xx" } else { "tls_client_certificate" });
+        let reached =
+            egress.reach(&format!("https://localhost:{}/", server.port).parse().unwrap(), Some(&tls), Duration::from_secs(20)).await;
+        assert_eq!(reached.is_ok(), expected == OK, "{identity:?}: {reached:?}");
+    }
+    let seen = server.seen();
+    assert_eq!(seen.len(), 4);
+    assert!(seen.iter().all(|request| request.certificate.is_some()));
+}
+
+#[tokio::test]
+async fn a_connection_made_with_one_certificate_is_never_used_with_another() {
+    let egress = Egress::new(&EgressConfig::anywhere()).unwrap();
+    let server = TlsServer::start(SERVER, Clients::Certified, EMPTY);
+    let (first, next) = (settings(Some(CLIENT), Some("ca.pem")), settings(Some(("client-next.pem", "client-next.key")), Some("ca.pem")));
+    for tls in [&first, &next, &first, &next] {
+        assert_eq!(egress.attempt(request("localhost", server.port, Some(tls)), Duration::from_secs(20)).await.outcome, OK);
+    }
+    let shown: Vec<Vec<u8>> = server.seen().into_iter().filter_map(|request| request.certificate).collect();
+    assert_eq!(shown.len(), 4);
+    assert!(shown[0] == shown[2] && shown[1] == shown[3] && shown[0] != shown[1]);
 }

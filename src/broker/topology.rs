@@ -303,7 +303,7 @@ impl fmt::Display for Argument {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Admin, Broker, BrokerUrl, Dead, Egress, Log, LogFormat, Names, PrivateNetworks, Worker};
+    use crate::config::{Admin, Broker, BrokerUrl, Dead, Egress, Log, LogFormat, Names, Worker};
     use crate::domain::ladder::Ladder;
     use crate::domain::names::SourceName;
     use crate::domain::policy::DeliveryPolicy;
@@ -346,7 +346,7 @@ mod tests {
             },
             dead: Dead { retention: Duration::from_secs(14 * 24 * 3600) },
             delivery: DeliveryPolicy::default(),
-            egress: Egress { allow_http: false, private: PrivateNetworks::Denied },
+            egress: Egress::default(),
             admin: Admin { listen: "127.0.0.1:9464".parse().unwrap(), api: false, tokens: Vec::new() },
             integrators_file: "integrators.toml".into(),
             secrets_dir: None,

@@ -75,7 +75,7 @@ async fn ask_endpoints(config: &Config, directory: &Directory) -> Result<usize, 
     endpoints.sort_by_key(|endpoint| (endpoint.integrator.clone(), endpoint.id.clone()));
     let asked = stream::iter(endpoints).map(|endpoint| {
         let egress = egress.clone();
-        async move { (endpoint, egress.reach(endpoint.url.as_url(), endpoint.policy.timeout).await) }
+        async move { (endpoint, egress.reach(endpoint.url.as_url(), endpoint.tls.as_deref(), endpoint.policy.timeout).await) }
     });
     let mut answers = asked.buffered(AT_ONCE);
     let mut silent = 0;

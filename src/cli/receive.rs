@@ -275,7 +275,7 @@ mod tests {
     use clap::Parser as _;
 
     use super::*;
-    use crate::config::{Egress as EgressConfig, PrivateNetworks};
+    use crate::config::Egress as EgressConfig;
     use crate::domain::reply::{Outcome, RetryAfter};
     use crate::domain::request::CallbackRequest;
     use crate::egress::Egress;
@@ -320,13 +320,13 @@ mod tests {
         }
 
         async fn post_within(&self, limit: Duration, webhook_id: &str, headers: &[(&'static str, &str)]) -> Outcome {
-            let egress = Egress::new(&EgressConfig { allow_http: true, private: PrivateNetworks::Allowed }).unwrap();
+            let egress = Egress::new(&EgressConfig::anywhere()).unwrap();
             let mut map = axum::http::HeaderMap::new();
             for (name, value) in headers.iter().chain(&[("webhook-id", webhook_id)]) {
                 map.insert(*name, value.parse().unwrap());
             }
             let url = format!("http://{}/hook", self.address).parse().unwrap();
-            let request = CallbackRequest { url, headers: map, body: "[1]".into(), webhook_id: webhook_id.into() };
+            let request = CallbackRequest { url, headers: map, body: "[1]".into(), webhook_id: webhook_id.into(), tls: None };
             egress.attempt(request, limit).await.outcome
         }
 

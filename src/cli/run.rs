@@ -30,7 +30,8 @@ impl Run {
         let telemetry = Telemetry::new(&config);
         telemetry.configured(&directory);
         telemetry.record(&Fact::Started { integrators: directory.len(), endpoints: directory.all().count() });
-        let egress = Egress::new(&config.egress).map_err(|e| CliError::Failed(e.to_string()))?;
+        let egress =
+            Egress::new(&config.egress.clone().listening(listener.local_addr().ok())).map_err(|e| CliError::Failed(e.to_string()))?;
 
         let stop = CancellationToken::new();
         let (directory, trigger) = reload::watch_directory(&config, directory, telemetry.clone(), stop.clone());

@@ -7,6 +7,7 @@ use lapin::uri::AMQPUri;
 use secrecy::{ExposeSecret as _, SecretString};
 use toml::Value;
 
+use super::egress::OwnAddress;
 use super::kinds::{Fault, boolean, duration, integer, text};
 use super::secret::secret;
 use super::section::Section;
@@ -58,6 +59,16 @@ impl BrokerUrl {
     #[must_use]
     pub fn expose(&self) -> &str {
         self.0.expose_secret()
+    }
+}
+
+impl BrokerUrl {
+    /// Host and port of the broker, as an address that no endpoint has.
+    #[must_use]
+    pub fn address(&self) -> Option<OwnAddress> {
+        let url = url::Url::parse(self.expose()).ok()?;
+        let port = url.port().unwrap_or(if url.scheme() == "amqps" { 5671 } else { 5672 });
+        Some(OwnAddress { host: url.host_str()?.to_ascii_lowercase(), port })
     }
 }
 

@@ -74,7 +74,9 @@ fn header_value(reading: &Reading<'_>, value: &Value) -> Result<HeaderValue, Fau
     if text.trim() != text {
         return Err(Fault::content("has a space, tab or line break at an end, which HTTP would lose"));
     }
-    let mut value = HeaderValue::from_str(text).map_err(|_| Fault::content("has a control or non-ASCII character"))?;
+    // What is beyond ASCII the client would send as it is, and servers read it in different ways.
+    let value = HeaderValue::from_str(text).ok().filter(|_| text.is_ascii());
+    let mut value = value.ok_or_else(|| Fault::content("has a control or non-ASCII character"))?;
     value.set_sensitive(true);
     Ok(value)
 }

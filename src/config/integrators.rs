@@ -11,11 +11,13 @@ use super::headers;
 use super::kinds::{Fault, any_text, choice, text, word};
 use super::secret::secret;
 use super::section::Section;
+use super::tls;
 use crate::domain::format::Format;
 use crate::domain::integrator::{Directory, Endpoint, EndpointUrl, Topics};
 use crate::domain::names::{EndpointId, IntegratorKey, Topic};
 use crate::domain::policy::DeliveryPolicy;
 use crate::domain::sign::SigningSecret;
+use crate::egress::Guard;
 
 /// Most integrators.
 const INTEGRATORS: usize = 100_000;
@@ -87,7 +89,7 @@ fn read_endpoint(
 ) -> Option<Endpoint> {
     let reading = section.reading();
     // The text of a URL is not shown: its path and query are often secrets.
-    let url = section.required("url", |value| EndpointUrl::parse(any_text(value)?, egress.allow_http).map_err(Fault::content));
+    let url = section.required("url", |value| admitted(any_text(value)?, egress));
     let format = section.or("format", Format::default(), choice(&[("classic", Format::Classic), ("topic", Format::Topic)]));
     let topics = read_topics(section, format);
     let signing = section
@@ -96,9 +98,20 @@ fn read_endpoint(
         })
         .unwrap_or_default();
     let headers = section.section("headers", headers::read);
+    let tls = section.section("tls", tls::read).map(Arc::new);
+    if tls.is_some() && url.as_ref().is_some_and(|url| url.as_url().scheme() == "http") {
+        section.problem("tls", "is for an https:// URL alone");
+    }
     let policy = delivery::read(section, defaults);
     let (integrator, id) = (integrator?.clone(), id?);
-    Some(Endpoint { integrator, id, url: url?, format, topics, signing, headers, policy })
+    Some(Endpoint { integrator, id, url: url?, format, topics, signing, headers, tls, policy })
+}
+
+/// A URL that may be called by the rules as they are now: the same judgement as before each attempt.
+fn admitted(text: &str, egress: &Egress) -> Result<EndpointUrl, Fault> {
+    let url = EndpointUrl::parse(text, egress.allow_http).map_err(Fault::content)?;
+    Guard::new(egress).judge_url(url.as_url()).map_err(Fault::content)?;
+    Ok(url)
 }
 
 fn read_topics(section: &mut Section<'_>, format: Format) -> Topics {

@@ -25,19 +25,22 @@ mod kinds;
 pub mod locate;
 mod operations;
 mod problems;
+mod proxy;
 mod reading;
 pub mod reload;
 mod secret;
 mod section;
 mod source;
+mod tls;
 mod units;
 mod worker;
 
 pub use broker::{Broker, BrokerUrl, Names};
-pub use egress::{Egress, PrivateNetworks};
+pub use egress::{Egress, OwnAddress, Ports};
 pub use environment::Environment;
 pub use operations::{Admin, ApiToken, Log, LogFormat};
 pub use problems::Problems;
+pub use proxy::Proxy;
 pub use source::Source;
 pub use units::parse_duration;
 pub use worker::{Dead, Worker};
@@ -161,8 +164,9 @@ fn read_config(reading: &Reading<'_>, table: Table) -> (Option<Config>, Option<I
         let worker = root.section("worker", worker::read);
         let dead = root.section("dead", worker::read_dead);
         let delivery = root.section("delivery", |section| delivery::read(section, &DeliveryPolicy::default()));
-        let egress = root.section("egress", egress::read);
+        let mut egress = root.section("egress", egress::read);
         let admin = root.section("admin", operations::read_admin);
+        egress.own = own_addresses(broker.as_ref(), &admin, egress.proxy.as_ref());
         let log = root.section("log", operations::read_log);
         let before = reading.problem_count();
         let (integrators_file, secrets_dir) = root.section("integrators", |section| {
@@ -183,6 +187,12 @@ fn read_config(reading: &Reading<'_>, table: Table) -> (Option<Config>, Option<I
         });
         (config, integrators)
     })
+}
+
+/// Where no endpoint is, whatever is allowed.
+fn own_addresses(broker: Option<&Broker>, admin: &Admin, proxy: Option<&Proxy>) -> Vec<OwnAddress> {
+    let admin = OwnAddress { host: admin.listen.ip().to_string(), port: admin.listen.port() };
+    std::iter::once(admin).chain(broker.and_then(|broker| broker.url.address())).chain(proxy.map(Proxy::address)).collect()
 }
 
 #[cfg(test)]
@@ -249,11 +259,18 @@ mod tests {
     #[test]
     fn the_example_integrators_are_good_and_show_every_key() {
         let secret = |name: &str| (name.to_owned(), "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned());
-        let environment: Environment = ["ACME_SIGNING_SECRET", "ACME_STATIC_SECRET"].map(secret).into_iter().collect();
+        let pem = [
+            ("ACME_CLIENT_CERTIFICATE", include_str!("../../tests/fixtures/tls/server.pem")),
+            ("ACME_CLIENT_KEY", include_str!("../../tests/fixtures/tls/server.key")),
+            ("ACME_AUTHORITY", include_str!("../../tests/fixtures/tls/ca.pem")),
+        ]
+        .map(|(name, text)| (name.to_owned(), text.to_owned()));
+        let secrets = ["ACME_SIGNING_SECRET", "ACME_STATIC_SECRET"].map(secret);
+        let environment: Environment = secrets.into_iter().chain(pem).collect();
         let path = example("integrators.example.toml");
         let table = file::read_table(&path, DIRECTORY_LIMIT).unwrap();
         let reading = Reading::of(&path, &environment);
-        let egress = Egress { allow_http: false, private: PrivateNetworks::Denied };
+        let egress = Egress::default();
         let directory = Section::root(&reading, table.clone(), |root| integrators::read(root, &DeliveryPolicy::default(), &egress));
         assert_eq!(missing(reading.asked(), &table), [""; 0]);
         reading.finish(Some(())).unwrap();

@@ -253,7 +253,7 @@ mod tests {
     async fn a_bad_version_leaves_the_old_one_in_force() {
         let folder = tempfile::tempdir().unwrap();
         let path = folder.path().join("integrators.toml");
-        let egress = Egress { allow_http: false, private: crate::config::PrivateNetworks::Denied };
+        let egress = Egress::default();
         let environment = Environment::default();
         let origin = Origin { file: path.clone(), secrets_dir: None, delivery: DeliveryPolicy::default(), egress, environment };
         let (in_force, receiver) = watch::channel(Arc::new(Directory::new()));

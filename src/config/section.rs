@@ -1,5 +1,7 @@
 //! A table being read: every key is asked for by name, every problem is noted, and what is left over is unknown.
 
+use std::collections::HashSet;
+
 use toml::{Table, Value};
 
 use super::environment::from_toml;
@@ -14,6 +16,7 @@ pub(super) struct Section<'r> {
     table: Table,
     path: String,
     known: Vec<&'static str>,
+    given: HashSet<&'static str>,
     reading: &'r Reading<'r>,
 }
 
@@ -91,6 +94,11 @@ impl<'r> Section<'r> {
         Some(items.filter_map(|(index, item)| reading.parse(&format!("{path}[{index}]"), &item, &parse)).collect())
     }
 
+    /// Whether a key that was asked for stands there, good or not.
+    pub(super) fn has_been_given(&self, key: &str) -> bool {
+        self.given.contains(key)
+    }
+
     /// Whether a key holds a list with nothing in it.
     pub(super) fn is_empty_list(&self, key: &str) -> bool {
         matches!(self.table.get(key), Some(Value::Array(items)) if items.is_empty())
@@ -127,7 +135,7 @@ impl<'r> Section<'r> {
     }
 
     fn of<T>(reading: &'r Reading<'r>, table: Table, path: String, read: impl FnOnce(&mut Section<'r>) -> T) -> T {
-        let mut section = Section { table, path, known: Vec::new(), reading };
+        let mut section = Section { table, path, known: Vec::new(), given: HashSet::new(), reading };
         let result = read(&mut section);
         section.refuse_the_rest();
         result
@@ -137,7 +145,9 @@ impl<'r> Section<'r> {
         #[cfg(test)]
         self.reading.ask(&self.path_of(key));
         self.known.push(key);
-        self.table.remove(key)
+        let value = self.table.remove(key)?;
+        self.given.insert(key);
+        Some(value)
     }
 
     fn items(&mut self, key: &'static str, limit: usize) -> Option<Vec<Value>> {

@@ -118,7 +118,7 @@ pub const fn may_lie_in_one_member(reply: &Reply) -> bool {
         Outcome::Incomplete { .. } => true,
         Outcome::Failed(failure) => match failure {
             // Nobody has seen the request.
-            Failure::Dns | Failure::Connect | Failure::Tls(_) | Failure::Blocked(_) | Failure::Local => false,
+            Failure::Dns | Failure::Connect | Failure::Tls(_) | Failure::Blocked(_) | Failure::Local | Failure::Proxy => false,
             // An event may stall the receiver, or they may be too many to be worked on in time; one may crash it, in the midst
             // of an answer too.
             Failure::Timeout | Failure::Disconnected | Failure::NotHttp | Failure::Other => true,

@@ -11,6 +11,7 @@ use super::format::Format;
 use super::names::{EndpointId, IntegratorKey, Topic};
 use super::policy::DeliveryPolicy;
 use super::sign::SigningSecret;
+use super::tls::EndpointTls;
 
 /// All integrators of one version of the configuration.
 #[derive(Debug, Default)]
@@ -77,6 +78,8 @@ pub struct Endpoint {
     pub signing: Vec<SigningSecret>,
     /// The integrator's own static headers, marked sensitive.
     pub headers: HeaderMap,
+    /// Our certificate there and its private authority, where it has any.
+    pub tls: Option<Arc<EndpointTls>>,
     /// By which rules it is told.
     pub policy: DeliveryPolicy,
 }
@@ -132,6 +135,7 @@ impl Endpoint {
             topics: Topics::default(),
             signing: Vec::new(),
             headers: HeaderMap::new(),
+            tls: None,
             policy: DeliveryPolicy::default(),
         }
     }
@@ -163,9 +167,12 @@ pub enum BadUrl {
     /// Longer than 2,048 characters.
     #[error("is longer than 2048 characters")]
     TooLong,
-    /// Holds a control character, a space or something beyond ASCII, which URL parsers repair in different ways.
-    #[error("has a space, control or non-ASCII character; write it percent-encoded (a host in punycode)")]
+    /// Holds a control character, a space, a backslash or something beyond ASCII, which URL parsers repair in different ways.
+    #[error("has a space, control or non-ASCII character or a backslash; write it percent-encoded (a host in punycode)")]
     Characters,
+    /// The host or port is written in a way that parsers read in different ways, such as `0x7f.1`.
+    #[error("writes its host in a way that not everybody reads alike; write https://host/ or https://host:port/ plainly")]
+    Spelling,
     /// Neither `https` nor an allowed `http`.
     #[error("must start with https:// (http:// is refused unless [egress] allow_http = true)")]
     Scheme,
@@ -186,7 +193,7 @@ impl EndpointUrl {
         if text.len() > 2048 {
             return Err(BadUrl::TooLong);
         }
-        if !text.bytes().all(|byte| byte.is_ascii_graphic()) {
+        if !text.bytes().all(|byte| byte.is_ascii_graphic() && byte != b'\\') {
             return Err(BadUrl::Characters);
         }
         let url = Url::parse(text).map_err(BadUrl::Syntax)?;
@@ -199,6 +206,9 @@ impl EndpointUrl {
         if url.fragment().is_some() {
             return Err(BadUrl::Fragment);
         }
+        if !is_spelled_plainly(text, &url) {
+            return Err(BadUrl::Spelling);
+        }
         Ok(Self(url))
     }
 
@@ -207,6 +217,20 @@ impl EndpointUrl {
     pub const fn as_url(&self) -> &Url {
         &self.0
     }
+}
+
+/// Whether scheme, host and port stand in the text as they were understood, but for capitals.
+fn is_spelled_plainly(text: &str, url: &Url) -> bool {
+    let Some((scheme, rest)) = text.split_once("://") else { return false };
+    let authority = rest.split(['/', '?', '#']).next().unwrap_or_default();
+    let (host, port) = match authority.rsplit_once(':') {
+        Some((host, port)) if !port.ends_with(']') => (host, Some(port)),
+        _ => (authority, None),
+    };
+    let is_port = |port: &str| !port.starts_with(['0', '+']) && port.parse().ok() == url.port_or_known_default();
+    scheme.eq_ignore_ascii_case(url.scheme())
+        && url.host_str().is_some_and(|understood| understood.eq_ignore_ascii_case(host))
+        && port.is_none_or(is_port)
 }
 
 impl fmt::Display for EndpointUrl {
@@ -241,11 +265,23 @@ mod tests {
             ("https://acme.example/a b", BadUrl::Characters),
             ("https://acme.exa\nmple/", BadUrl::Characters),
             ("https://①②⑦.0.0.1/", BadUrl::Characters),
+            ("https://acme.example\\@127.0.0.1/", BadUrl::Characters),
+            ("https:acme.example/", BadUrl::Spelling),
+            ("https:/acme.example/", BadUrl::Spelling),
+            ("https:///acme.example/", BadUrl::Spelling),
+            ("https://127.1/", BadUrl::Spelling),
+            ("https://0x7f000001/", BadUrl::Spelling),
+            ("https://%61cme.example/", BadUrl::Spelling),
+            ("https://[0:0:0:0:0:0:0:1]/", BadUrl::Spelling),
+            ("https://acme.example:/", BadUrl::Spelling),
+            ("https://acme.example:0443/", BadUrl::Spelling),
         ] {
             assert_eq!(EndpointUrl::parse(text, false), Err(expected), "{text}");
         }
         assert!(matches!(EndpointUrl::parse("acme", false), Err(BadUrl::Syntax(_))));
         assert_eq!(EndpointUrl::parse(&format!("https://a/{}", "x".repeat(2048)), false), Err(BadUrl::TooLong));
-        assert!(EndpointUrl::parse("http://127.0.0.1:8080/", true).is_ok());
+        for good in ["http://127.0.0.1:8080/", "HTTPS://Acme.Example:443", "https://a.example?x=:1", "https://[2606:4700::1111]:8443/"] {
+            assert!(EndpointUrl::parse(good, true).is_ok(), "{good}");
+        }
     }
 }

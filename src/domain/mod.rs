@@ -25,4 +25,5 @@ pub mod route;
 pub mod service;
 pub mod sign;
 pub mod time;
+pub mod tls;
 mod turns;

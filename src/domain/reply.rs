@@ -55,6 +55,8 @@ pub enum Failure {
     NotHttp,
     /// This machine itself cannot make the connection: it lacks files, memory, ports, a network or the permission.
     Local,
+    /// There is no way through the egress proxy: it cannot be reached, does not let us in or cannot connect us.
+    Proxy,
     /// Anything else between here and there.
     Other,
 }
@@ -67,11 +69,12 @@ impl Failure {
             Self::Timeout => "timeout",
             Self::Dns => "dns",
             Self::Connect => "connect",
-            Self::Tls(_) => "tls",
+            Self::Tls(fault) => fault.as_str(),
             Self::Blocked(_) => "blocked",
             Self::Disconnected => "disconnected",
             Self::NotHttp => "not_http",
             Self::Local => "local",
+            Self::Proxy => "proxy",
             Self::Other => "other",
         }
     }
@@ -83,6 +86,7 @@ impl fmt::Display for Failure {
             Self::Tls(fault) => write!(f, "tls: {fault}"),
             Self::Blocked(forbidden) => write!(f, "blocked: {forbidden}"),
             Self::Local => f.write_str("local: this machine cannot make the connection"),
+            Self::Proxy => f.write_str("proxy: no way through the egress proxy"),
             other => f.write_str(other.as_str()),
         }
     }
@@ -103,6 +107,12 @@ pub enum TlsFault {
     /// The certificate is for other hosts.
     #[error("certificate for another name")]
     WrongName,
+    /// The endpoint wants a client certificate, and none is configured for it.
+    #[error("a client certificate is wanted (`tls` of the endpoint gives one)")]
+    ClientCertificateMissing,
+    /// The endpoint does not take our client certificate: expired, or of an authority that it does not know.
+    #[error("our client certificate is refused")]
+    ClientCertificateRefused,
     /// No version of TLS, or no cipher suite, that both sides speak; we want 1.2 or later.
     #[error("no common version or cipher")]
     Version,
@@ -111,12 +121,39 @@ pub enum TlsFault {
     Other,
 }
 
+impl TlsFault {
+    /// The name in metrics: what somebody has to renew or install has a name of its own.
+    #[must_use]
+    pub const fn as_str(self) -> &'static str {
+        match self {
+            Self::Expired => "tls_expired",
+            Self::UnknownIssuer => "tls_unknown_issuer",
+            Self::ClientCertificateMissing | Self::ClientCertificateRefused => "tls_client_certificate",
+            Self::NotValidYet | Self::WrongName | Self::Version | Self::Other => "tls",
+        }
+    }
+}
+
 /// Our rules forbid this address or URL. Does not repeat it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, thiserror::Error)]
 pub enum Forbidden {
     /// Not on the public internet, and not in an allowed network.
-    #[error("the address is not on the public internet ([egress] allow_private_networks decides)")]
+    #[error("the address is not on the public internet ([egress] allow_cidrs or allow_private_networks can admit it)")]
     Address,
+    /// In a network that is denied by name.
+    #[error("the address is in a network of [egress] deny_cidrs")]
+    Denied,
+    /// A name that means something in inner networks alone.
+    #[error(
+        "the host's name belongs to an inner network (localhost, a name without a dot or with one at its end, *.local, *.internal, *.lan, *.home.arpa); [egress] allow_private_networks can admit it"
+    )]
+    Name,
+    /// The admin side, the broker or the egress proxy.
+    #[error("this is an address of callbackd itself (admin.listen), its broker or its egress proxy")]
+    Own,
+    /// A port that is not among those allowed.
+    #[error("the port is not among those of [egress] ports")]
+    Port,
     /// Plain HTTP.
     #[error("plain HTTP is not allowed ([egress] allow_http decides)")]
     PlainHttp,
@@ -210,8 +247,8 @@ impl Reply {
                 // Its answer is the one that it means; the pause that follows is not the circuit's business.
                 410 => Charge::Works,
                 // All else would be said of the next request too: moved (3xx), not let in (401, 402, 403), not there or not for
-                // this kind of request (404, 405, 406, 415), too much at one time (408, 425, 429), broken (5xx). A 407 or 511 too: there is
-                // no proxy of ours on the way, so it is the endpoint's side that says it.
+                // this kind of request (404, 405, 406, 415), too much at one time (408, 425, 429), broken (5xx). A 407 or 511 too: what a
+                // proxy of ours says is no answer, so it is the endpoint's side that says it.
                 _ => Charge::Fails,
             },
             Outcome::Incomplete { failure, .. } | Outcome::Failed(failure) => match failure {
@@ -223,8 +260,8 @@ impl Reply {
                 | Failure::Disconnected
                 | Failure::NotHttp
                 | Failure::Other => Charge::Fails,
-                // Our rules and our machine are no fault of the endpoint's.
-                Failure::Blocked(_) | Failure::Local => Charge::Unknown,
+                // Our rules, our machine and our proxy are no fault of the endpoint's.
+                Failure::Blocked(_) | Failure::Local | Failure::Proxy => Charge::Unknown,
             },
         }
     }
@@ -266,7 +303,7 @@ mod tests {
         assert_eq!(incomplete.error().as_deref(), Some("answered 200, then disconnected"));
         for (failure, class, error) in [
             (Failure::Timeout, "timeout", "timeout"),
-            (Failure::Tls(TlsFault::Expired), "tls", "tls: certificate expired"),
+            (Failure::Tls(TlsFault::Expired), "tls_expired", "tls: certificate expired"),
             (Failure::Blocked(Forbidden::PlainHttp), "blocked", "blocked: plain HTTP is not allowed ([egress] allow_http decides)"),
         ] {
             let failed = reply(Outcome::Failed(failure));
@@ -285,7 +322,7 @@ mod tests {
         let of = |expected| (0..=999).filter(move |status| charge(Outcome::Answered { status: *status, retry_after: None }) == expected);
         assert_eq!(of(Charge::Works).collect::<Vec<u16>>(), (200..=299).chain([400, 409, 410, 413, 422, 431]).collect::<Vec<u16>>());
         assert_eq!(of(Charge::Unknown).count(), 0);
-        for failure in [Failure::Blocked(Forbidden::Address), Failure::Local] {
+        for failure in [Failure::Blocked(Forbidden::Address), Failure::Local, Failure::Proxy] {
             assert_eq!(charge(Outcome::Failed(failure)), Charge::Unknown, "{failure}");
         }
         for failure in [Failure::Timeout, Failure::Dns, Failure::Connect, Failure::Tls(TlsFault::Expired), Failure::Disconnected] {

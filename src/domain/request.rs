@@ -2,6 +2,7 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
 use bytes::Bytes;
 use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
@@ -15,6 +16,7 @@ use super::integrator::Endpoint;
 use super::names::EventId;
 use super::sign::sign;
 use super::time::Timestamp;
+use super::tls::EndpointTls;
 
 /// Ids of the events in the body, in their order, joined by `,`; each percent-encoded where it is not visible ASCII or
 /// holds `,` or `%`.
@@ -50,6 +52,8 @@ pub struct CallbackRequest {
     pub body: Bytes,
     /// The value of `webhook-id`.
     pub webhook_id: String,
+    /// By which certificates the connection is made, where the endpoint has its own.
+    pub tls: Option<Arc<EndpointTls>>,
 }
 
 impl fmt::Debug for CallbackRequest {
@@ -123,7 +127,7 @@ pub fn compose(endpoint: &Endpoint, events: &[&Event], body: Vec<u8>, attempt: &
             put(&mut headers, TRACESTATE, Cow::Borrowed(state));
         }
     }
-    CallbackRequest { url: endpoint.url.as_url().clone(), headers, body: body.into(), webhook_id }
+    CallbackRequest { url: endpoint.url.as_url().clone(), headers, body: body.into(), webhook_id, tls: endpoint.tls.clone() }
 }
 
 /// Whether a header is ours to write. `accept` is not: an endpoint may have one of its own.

@@ -1,18 +1,22 @@
 //! One attempt: a request goes out, a reply comes back, whatever the endpoint does.
 
+use std::net::IpAddr;
 use std::time::Duration;
 
 use reqwest::header::{CONTENT_LENGTH, HeaderMap, RETRY_AFTER, TRANSFER_ENCODING};
-use reqwest::{Client, Method, Request, Response};
+use reqwest::{Method, Request, Response};
 use tokio::time::{Instant, timeout_at};
-use url::Url;
+use url::{Host, Url};
 
-use super::client::{self, EgressError};
+use super::client::EgressError;
+use super::clients::Clients;
 use super::failure::{classify, ends_early};
 use super::guard::Guard;
 use crate::config;
+use crate::domain::integrator::Directory;
 use crate::domain::reply::{Failure, Outcome, Reply, RetryAfter};
 use crate::domain::request::CallbackRequest;
+use crate::domain::tls::EndpointTls;
 
 /// Bytes of an answer's body that are read. Nothing in it matters to us; it is read so that the connection can be used
 /// again and so that an answer which breaks off is noticed.
@@ -21,8 +25,9 @@ const ANSWER_LIMIT: usize = 16 * 1024;
 /// Speaks HTTP to endpoints, within the rules on where requests may go. Clones share one pool of connections.
 #[derive(Debug, Clone)]
 pub struct Egress {
-    client: Client,
+    clients: Clients,
     guard: Guard,
+    through_proxy: bool,
 }
 
 impl Egress {
@@ -32,7 +37,12 @@ impl Egress {
     /// [`EgressError`]: TLS cannot be set up; there is no way to deliver anything.
     pub fn new(config: &config::Egress) -> Result<Self, EgressError> {
         let guard = Guard::new(config);
-        Ok(Self { client: client::build(config, guard.clone())?, guard })
+        Ok(Self { clients: Clients::new(config, guard.clone())?, guard, through_proxy: config.proxy.is_some() })
+    }
+
+    /// Forgets the connections made with certificates that no endpoint names any more. Attempts in flight end undisturbed.
+    pub fn keep_only(&self, directory: &Directory) {
+        self.clients.keep_only(&directory.all().filter_map(|endpoint| endpoint.tls.as_deref()).map(EndpointTls::fingerprint).collect());
     }
 
     /// Makes one attempt, which takes at most `timeout`: name, connection, request and the whole answer together.
@@ -42,9 +52,10 @@ impl Egress {
     /// there in time is [`Outcome::Incomplete`]. More than 16 KiB of body count as complete; the connection is dropped.
     pub async fn attempt(&self, request: CallbackRequest, timeout: Duration) -> Reply {
         let start = Instant::now();
-        let outcome = match self.guard.judge_url(&request.url) {
-            Ok(()) => self.exchange(request, start + timeout).await,
-            Err(forbidden) => Outcome::Failed(Failure::Blocked(forbidden)),
+        let deadline = start + timeout;
+        let outcome = match self.judge(&request.url, deadline).await {
+            Ok(()) => self.exchange(request, deadline).await,
+            Err(failure) => Outcome::Failed(failure),
         };
         Reply { outcome, took: start.elapsed() }
     }
@@ -54,20 +65,43 @@ impl Egress {
     ///
     /// # Errors
     /// Why nobody answered within `timeout`.
-    pub async fn reach(&self, url: &Url, timeout: Duration) -> Result<u16, Failure> {
+    pub async fn reach(&self, url: &Url, tls: Option<&EndpointTls>, timeout: Duration) -> Result<u16, Failure> {
+        let deadline = Instant::now() + timeout;
+        self.judge(url, deadline).await?;
+        let client = self.clients.get(url, tls)?;
+        let answer = timeout_at(deadline, client.head(url.clone()).send()).await.map_err(|_| Failure::Timeout)?;
+        answer.map(|response| response.status().as_u16()).map_err(|error| classify(&error, self.through_proxy))
+    }
+
+    /// Judges what can be judged before anything is dialled; a name's addresses are judged by the client's resolver.
+    async fn judge(&self, url: &Url, deadline: Instant) -> Result<(), Failure> {
         self.guard.judge_url(url).map_err(Failure::Blocked)?;
-        let answer = tokio::time::timeout(timeout, self.client.head(url.clone()).send()).await.map_err(|_| Failure::Timeout)?;
-        answer.map(|response| response.status().as_u16()).map_err(|error| classify(&error))
+        let literal = match url.host() {
+            Some(Host::Ipv4(address)) => IpAddr::from(address),
+            Some(Host::Ipv6(address)) => address.into(),
+            Some(Host::Domain(_)) | None => return Ok(()),
+        };
+        match url.port_or_known_default().filter(|port| self.guard.is_own_port(*port)) {
+            Some(port) => {
+                let judged = timeout_at(deadline, self.guard.judge_named(&[literal], port)).await;
+                judged.map_err(|_| Failure::Timeout)?.map_err(Failure::Blocked)
+            }
+            None => Ok(()),
+        }
     }
 
     async fn exchange(&self, request: CallbackRequest, deadline: Instant) -> Outcome {
+        let client = match self.clients.get(&request.url, request.tls.as_deref()) {
+            Ok(client) => client,
+            Err(failure) => return Outcome::Failed(failure),
+        };
         // Put together by hand: the client's builder would merge the headers one by one into a map of its own.
         let mut post = Request::new(Method::POST, request.url);
         *post.headers_mut() = request.headers;
         *post.body_mut() = Some(request.body.into());
-        let response = match timeout_at(deadline, self.client.execute(post)).await {
+        let response = match timeout_at(deadline, client.execute(post)).await {
             Ok(Ok(response)) => response,
-            Ok(Err(error)) => return Outcome::Failed(classify(&error)),
+            Ok(Err(error)) => return Outcome::Failed(classify(&error, self.through_proxy)),
             Err(_) => return Outcome::Failed(Failure::Timeout),
         };
         let (status, retry_after) = (response.status(), retry_after(response.headers()));
@@ -89,7 +123,7 @@ async fn read_body(mut response: Response) -> Result<(), Failure> {
             // TLS that ends without a word of farewell, as old servers do it. Where the body has a length, one that was
             // cut is noticed all the same; here the end of the connection is all there is to go by.
             Err(error) if unframed && ends_early(&error) => break,
-            Err(error) => return Err(classify(&error)),
+            Err(error) => return Err(classify(&error, false)),
         }
     }
     Ok(())

@@ -1,14 +1,15 @@
-//! The one HTTP client, for all endpoints: its pool keeps connections per host, its settings keep surprises out.
+//! HTTP clients: each has a pool that keeps connections per host, and settings that keep surprises out.
 
 use std::time::Duration;
 
-use reqwest::Client;
 use reqwest::redirect::Policy;
-use reqwest::tls::Version;
+use reqwest::tls::{Certificate, Identity, Version};
+use reqwest::{Client, ClientBuilder, Proxy};
+use secrecy::ExposeSecret as _;
 
-use super::guard::Guard;
 use super::resolve::GuardedResolver;
 use crate::config;
+use crate::domain::tls::EndpointTls;
 
 /// Limit on making a connection: name, TCP and TLS together. A host that is up answers in far less.
 pub(super) const CONNECT_LIMIT: Duration = Duration::from_secs(5);
@@ -27,10 +28,10 @@ pub enum EgressError {
     Client(String),
 }
 
-pub(super) fn build(config: &config::Egress, guard: Guard) -> Result<Client, EgressError> {
+pub(super) fn build(config: &config::Egress, resolver: GuardedResolver, tls: Option<&EndpointTls>) -> Result<Client, EgressError> {
     // An Err says that a provider is installed already, and there is only this one.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();
-    Client::builder()
+    let builder = Client::builder()
         .tls_backend_rustls()
         .tls_version_min(Version::TLS_1_2)
         .https_only(!config.allow_http)
@@ -43,14 +44,34 @@ pub(super) fn build(config: &config::Egress, guard: Guard) -> Result<Client, Egr
         // Each request is an attempt that the schedule counts; nothing may add one in secret.
         .retry(reqwest::retry::never())
         .referer(false)
-        .dns_resolver(GuardedResolver::new(guard))
+        .dns_resolver(resolver)
         .connect_timeout(CONNECT_LIMIT)
         .pool_idle_timeout(IDLE_LIMIT)
         .pool_max_idle_per_host(IDLE_PER_HOST)
-        .tcp_nodelay(true)
-        .build()
-        // No request, so no URL in this error.
-        .map_err(|error| EgressError::Client(causes(&error)))
+        .tcp_nodelay(true);
+    // No request, so no URL in these errors.
+    let built = through(config, builder).and_then(|builder| proving(tls, builder)).and_then(ClientBuilder::build);
+    built.map_err(|error| EgressError::Client(causes(&error)))
+}
+
+/// Through the proxy that the configuration names.
+fn through(config: &config::Egress, builder: ClientBuilder) -> reqwest::Result<ClientBuilder> {
+    match &config.proxy {
+        Some(proxy) => Ok(builder.proxy(Proxy::all(proxy.expose())?)),
+        None => Ok(builder),
+    }
+}
+
+/// With an endpoint's own authority in the place of the system's, and with our certificate for it.
+fn proving(tls: Option<&EndpointTls>, mut builder: ClientBuilder) -> reqwest::Result<ClientBuilder> {
+    let Some(tls) = tls else { return Ok(builder) };
+    if let Some(authorities) = tls.authorities() {
+        builder = builder.tls_certs_only(Certificate::from_pem_bundle(authorities.as_bytes())?);
+    }
+    if let Some(identity) = tls.identity() {
+        builder = builder.identity(Identity::from_pem(identity.as_pem().expose_secret().as_bytes())?);
+    }
+    Ok(builder)
 }
 
 fn causes(error: &dyn std::error::Error) -> String {

@@ -8,13 +8,18 @@ use rustls::AlertDescription;
 use super::resolve::NoAddress;
 use crate::domain::reply::{Failure, Forbidden, TlsFault};
 
-/// Names what went wrong, by the first cause in the chain that says so, most telling kind first.
-pub(super) fn classify(error: &reqwest::Error) -> Failure {
+/// Names what went wrong, by the first cause in the chain that says so, most telling kind first. With a proxy in between,
+/// what happens before there is a way through it is a fault of its own.
+pub(super) fn classify(error: &reqwest::Error, through_proxy: bool) -> Failure {
     if error.is_builder() {
         // The client refuses the URL itself: its scheme, or that it has no host.
         return Failure::Blocked(Forbidden::Url);
     }
     let causes = Causes::of(error);
+    if through_proxy && error.is_connect() && is_of_the_proxy(&causes) {
+        let local = causes.root_io().is_some_and(is_our_own);
+        return if local { Failure::Local } else { Failure::Proxy };
+    }
     if let Some(no_address) = causes.find::<NoAddress>() {
         return match no_address {
             NoAddress::Forbidden(forbidden) => Failure::Blocked(*forbidden),
@@ -43,6 +48,20 @@ pub(super) fn classify(error: &reqwest::Error) -> Failure {
     }
 }
 
+/// Whether a connection through a proxy failed for another reason than the endpoint's TLS or, where names are resolved here,
+/// its name. A time limit that ends before the handshake does is the proxy's: nobody can tell what it waited for.
+fn is_of_the_proxy(causes: &Causes<'_>) -> bool {
+    // The client library keeps the types of these errors to itself; what they say begins like this.
+    let says = |beginning: &str| causes.0.iter().any(|error| error.to_string().starts_with(beginning));
+    if says("tunnel error") || says("error connecting to socks proxy") {
+        return true;
+    }
+    if says("error resolving for socks proxy") || causes.find::<rustls::Error>().is_some() {
+        return false;
+    }
+    !causes.root_io().is_some_and(|io| ends_a_connection(io.kind()))
+}
+
 fn tls_fault(error: &rustls::Error) -> TlsFault {
     use rustls::CertificateError as Bad;
     match error {
@@ -52,6 +71,17 @@ fn tls_fault(error: &rustls::Error) -> TlsFault {
         rustls::Error::InvalidCertificate(Bad::NotValidForName | Bad::NotValidForNameContext { .. }) => TlsFault::WrongName,
         rustls::Error::PeerIncompatible(_)
         | rustls::Error::AlertReceived(AlertDescription::ProtocolVersion | AlertDescription::InsufficientSecurity) => TlsFault::Version,
+        rustls::Error::AlertReceived(AlertDescription::CertificateRequired) => TlsFault::ClientCertificateMissing,
+        // Alerts speak of what we sent, and the only certificate that we send is our own.
+        rustls::Error::AlertReceived(
+            AlertDescription::BadCertificate
+            | AlertDescription::UnsupportedCertificate
+            | AlertDescription::CertificateRevoked
+            | AlertDescription::CertificateExpired
+            | AlertDescription::CertificateUnknown
+            | AlertDescription::UnknownCA
+            | AlertDescription::AccessDenied,
+        ) => TlsFault::ClientCertificateRefused,
         // What a server says that can offer nothing of what we ask for; older ones say it for a version too.
         rustls::Error::AlertReceived(AlertDescription::HandshakeFailure) => TlsFault::Version,
         _ => TlsFault::Other,

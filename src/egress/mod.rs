@@ -1,9 +1,11 @@
-//! The only place that speaks HTTP to integrators: one client, one guard, one attempt.
+//! The only place that speaks HTTP to integrators: few clients, one guard, one attempt.
 
 mod attempt;
 mod client;
+mod clients;
 mod failure;
 mod guard;
+mod own;
 mod resolve;
 mod wire;
 

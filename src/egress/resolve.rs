@@ -36,30 +36,47 @@ pub(super) enum NoAddress {
     Forbidden(#[from] Forbidden),
 }
 
-type Lookup = Shared<BoxFuture<'static, Result<Arc<[IpAddr]>, NoAddress>>>;
+pub(super) type Lookup = Shared<BoxFuture<'static, Result<Arc<[IpAddr]>, NoAddress>>>;
 
-/// The resolver of the one client: the system's, guarded. Requests to one name at one time share one lookup, since a
-/// lookup occupies a thread until the system gives up on it.
+/// The system's resolver, guarded. Requests to one name at one time share one lookup, since a lookup occupies a thread until
+/// the system gives up on it.
 #[derive(Clone)]
 pub(super) struct GuardedResolver {
     guard: Guard,
-    running: Arc<Mutex<HashMap<String, Lookup>>>,
+    /// The port that is dialled, where an address of our own has it.
+    own_port: Option<u16>,
+    /// The egress proxy's name: chosen by whoever sets up callbackd, so that it is not judged. The guard refuses URLs with it.
+    proxy: Option<String>,
+    running: Running,
 }
 
+/// The lookups that are under way, by name; shared by the resolvers of all clients.
+pub(super) type Running = Arc<Mutex<HashMap<String, Lookup>>>;
+
 impl GuardedResolver {
-    pub(super) fn new(guard: Guard) -> Self {
-        Self { guard, running: Arc::default() }
+    pub(super) fn new(guard: Guard, own_port: Option<u16>, proxy: Option<String>, running: Running) -> Self {
+        Self { guard, own_port, proxy, running }
     }
 
     async fn vetted(self, name: String) -> Result<Vec<SocketAddr>, NoAddress> {
+        let is_proxy = self.proxy.as_ref().is_some_and(|proxy| proxy.eq_ignore_ascii_case(&name));
         let lookup = self.lookup(name);
         let found = tokio::time::timeout(LOOKUP_LIMIT, lookup).await.map_err(|_| NoAddress::TooSlow)??;
         if found.is_empty() {
             return Err(NoAddress::Unknown);
         }
-        found.iter().try_for_each(|address| self.guard.judge(*address))?;
+        if !is_proxy {
+            self.judge(&found).await?;
+        }
         // Port 0 stands for the URL's port; any other would be dialled where the URL names none.
         Ok(with_a_way(&found).into_iter().map(|address| SocketAddr::new(address, 0)).collect())
+    }
+
+    /// One that is denied denies all.
+    async fn judge(&self, found: &[IpAddr]) -> Result<(), Forbidden> {
+        let Some(port) = self.own_port else { return found.iter().try_for_each(|address| self.guard.judge(*address)) };
+        found.iter().try_for_each(|address| self.guard.judge_dialled(*address, port))?;
+        self.guard.judge_named(found, port).await
     }
 
     /// Joins the running lookup of a name, or starts one.
@@ -112,7 +129,7 @@ fn has_a_way(address: IpAddr) -> bool {
 
 impl Resolve for GuardedResolver {
     fn resolve(&self, name: Name) -> Resolving {
-        let vetted = self.clone().vetted(name.as_str().to_owned());
+        let vetted = self.clone().vetted(name.as_str().trim_matches(['[', ']']).to_owned());
         Box::pin(async move {
             let addresses: Addrs = Box::new(vetted.await?.into_iter());
             Ok(addresses)
@@ -123,22 +140,54 @@ impl Resolve for GuardedResolver {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::{Egress, PrivateNetworks};
+    use crate::config::{Egress, OwnAddress};
 
-    fn resolver(private: PrivateNetworks) -> GuardedResolver {
-        GuardedResolver::new(Guard::new(&Egress { allow_http: false, private }))
+    fn resolver(config: &Egress) -> GuardedResolver {
+        GuardedResolver::new(Guard::new(config), None, None, Running::default())
     }
 
     #[tokio::test]
     async fn a_name_with_one_forbidden_address_has_none() {
-        assert_eq!(resolver(PrivateNetworks::Denied).vetted("localhost".into()).await, Err(NoAddress::Forbidden(Forbidden::Address)));
-        let found = resolver(PrivateNetworks::Allowed).vetted("localhost".into()).await.unwrap();
+        assert_eq!(resolver(&Egress::default()).vetted("localhost".into()).await, Err(NoAddress::Forbidden(Forbidden::Address)));
+        let found = resolver(&Egress::anywhere()).vetted("localhost".into()).await.unwrap();
         assert!(found.iter().all(|address| address.ip().is_loopback() && address.port() == 0), "{found:?}");
     }
 
     #[tokio::test]
+    async fn a_name_with_an_address_of_our_own_has_none_at_its_port() {
+        let own = |host: &str, port| OwnAddress { host: host.to_owned(), port };
+        // The second has a name of its own, which leads to the same place as the other.
+        let config = Egress { own: vec![own("0.0.0.0", 9464), own("localhost", 5672)], ..Egress::anywhere() };
+        for (port, expected) in
+            [(9464, Err(NoAddress::Forbidden(Forbidden::Own))), (5672, Err(NoAddress::Forbidden(Forbidden::Own))), (80, Ok(()))]
+        {
+            let resolver = GuardedResolver::new(Guard::new(&config), Some(port), None, Running::default());
+            assert_eq!(resolver.vetted("localhost".into()).await.map(drop), expected, "{port}");
+        }
+    }
+
+    #[tokio::test]
+    async fn the_name_of_the_proxy_is_not_judged() {
+        let resolver = GuardedResolver::new(Guard::new(&Egress::default()), None, Some("localhost".into()), Running::default());
+        assert!(resolver.vetted("LOCALHOST".into()).await.is_ok());
+    }
+
+    #[tokio::test]
+    async fn one_denied_answer_among_good_ones_denies_them_all() {
+        let resolver = resolver(&Egress::default());
+        let many = (1..=63).map(|last| IpAddr::from([8, 8, 8, last]));
+        for bad in ["127.0.0.1", "10.0.0.1", "169.254.169.254", "::1", "::ffff:10.0.0.1", "64:ff9b::a00:1", "2001:0:a00:1::", "fd00::1"] {
+            let bad: IpAddr = bad.parse().unwrap();
+            for answers in [vec![bad], many.clone().chain([bad]).collect(), [bad].into_iter().chain(many.clone()).collect()] {
+                assert_eq!(resolver.judge(&answers).await, Err(Forbidden::Address), "{bad}");
+            }
+        }
+        assert_eq!(resolver.judge(&many.collect::<Vec<_>>()).await, Ok(()));
+    }
+
+    #[tokio::test]
     async fn an_unknown_name_is_told_from_a_forbidden_one() {
-        let found = resolver(PrivateNetworks::Denied).vetted("does-not-exist.invalid".into()).await;
+        let found = resolver(&Egress::default()).vetted("does-not-exist.invalid".into()).await;
         // Where the machine has no name server, the answer may be long in coming.
         assert!(matches!(found, Err(NoAddress::Unknown | NoAddress::TooSlow)), "{found:?}");
     }
@@ -156,7 +205,7 @@ mod tests {
 
     #[tokio::test]
     async fn lookups_at_one_time_are_one_and_leave_nothing_behind() {
-        let resolver = resolver(PrivateNetworks::Allowed);
+        let resolver = resolver(&Egress::anywhere());
         let lookups: Vec<Lookup> = (0..8).map(|_| resolver.lookup("localhost".into())).collect();
         assert_eq!(resolver.running.lock().unwrap().len(), 1);
         for found in futures_util::future::join_all(lookups).await {

@@ -481,11 +481,15 @@ fn failures() -> impl Iterator<Item = Failure> {
         Failure::Timeout => Some(Failure::Dns),
         Failure::Dns => Some(Failure::Connect),
         Failure::Connect => Some(Failure::Tls(TlsFault::Other)),
+        Failure::Tls(TlsFault::Other) => Some(Failure::Tls(TlsFault::Expired)),
+        Failure::Tls(TlsFault::Expired) => Some(Failure::Tls(TlsFault::UnknownIssuer)),
+        Failure::Tls(TlsFault::UnknownIssuer) => Some(Failure::Tls(TlsFault::ClientCertificateMissing)),
         Failure::Tls(_) => Some(Failure::Blocked(Forbidden::Url)),
         Failure::Blocked(_) => Some(Failure::Disconnected),
         Failure::Disconnected => Some(Failure::NotHttp),
         Failure::NotHttp => Some(Failure::Local),
-        Failure::Local => Some(Failure::Other),
+        Failure::Local => Some(Failure::Proxy),
+        Failure::Proxy => Some(Failure::Other),
         Failure::Other => None,
     })
 }

@@ -24,7 +24,7 @@ const LATENCY: [f64; 20] = [
 ];
 
 /// What [`crate::domain::reply::Reply::class`] can say; a test holds the two together.
-pub(in crate::telemetry) const CLASSES: [&str; 14] = [
+pub(in crate::telemetry) const CLASSES: [&str; 18] = [
     "2xx",
     "3xx",
     "4xx",
@@ -34,10 +34,14 @@ pub(in crate::telemetry) const CLASSES: [&str; 14] = [
     "dns",
     "connect",
     "tls",
+    "tls_expired",
+    "tls_unknown_issuer",
+    "tls_client_certificate",
     "blocked",
     "disconnected",
     "not_http",
     "local",
+    "proxy",
     "other",
 ];
 
