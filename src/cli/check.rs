@@ -8,6 +8,7 @@ use super::CliError;
 use crate::broker::{Topology, TopologyError, connect};
 use crate::config::{self, Config, locate::locate};
 use crate::domain::integrator::{Directory, Endpoint};
+use crate::domain::sign::SigningSecret;
 use crate::egress::Egress;
 
 /// What a look that changes nothing does not prove.
@@ -22,6 +23,9 @@ pub struct Check {
     /// Also ask the broker for its exchanges and queues (not for their arguments, which nobody can see), and each endpoint whether it answers (a HEAD request that says nothing)
     #[arg(long)]
     online: bool,
+    /// Also print the public key (whpk_...) of each ed25519 signing secret, for the integrator who checks signatures with it
+    #[arg(long)]
+    keys: bool,
 }
 
 impl Check {
@@ -34,6 +38,9 @@ impl Check {
         let (config, directory) = config::load_all(&locate(path)?)?;
         let (sources, integrators, endpoints) = (config.sources.len(), directory.len(), directory.all().count());
         println!("ok: {}, {}, {}", counted(sources, "source"), counted(integrators, "integrator"), counted(endpoints, "endpoint"));
+        if self.keys {
+            public_keys(&directory).iter().for_each(|line| println!("{line}"));
+        }
         if !self.online {
             return Ok(());
         }
@@ -45,6 +52,24 @@ impl Check {
             count => Err(CliError::Failed(format!("no answer from {}", counted(count, "endpoint")))),
         }
     }
+}
+
+/// A line for each ed25519 key that signs for an endpoint.
+fn public_keys(directory: &Directory) -> Vec<String> {
+    let keys_of = |endpoint: &Endpoint| endpoint.signing.iter().filter_map(SigningSecret::public_key).collect::<Vec<_>>();
+    in_order(directory)
+        .into_iter()
+        .flat_map(|endpoint| {
+            keys_of(endpoint).into_iter().map(|key| format!("public key of {}/{}: {key}", endpoint.integrator, endpoint.id))
+        })
+        .collect()
+}
+
+/// All endpoints by their names.
+fn in_order(directory: &Directory) -> Vec<&Endpoint> {
+    let mut endpoints: Vec<&Endpoint> = directory.all().map(|endpoint| &**endpoint).collect();
+    endpoints.sort_by_key(|endpoint| (endpoint.integrator.clone(), endpoint.id.clone()));
+    endpoints
 }
 
 /// Looks for every exchange and queue, changing nothing.
@@ -71,9 +96,7 @@ fn judged(found: Result<usize, TopologyError>, config: &Config) -> Result<String
 /// Asks every endpoint and says how many do not answer.
 async fn ask_endpoints(config: &Config, directory: &Directory) -> Result<usize, CliError> {
     let egress = Egress::new(&config.egress).map_err(|error| CliError::Failed(error.to_string()))?;
-    let mut endpoints: Vec<&Endpoint> = directory.all().map(|endpoint| &**endpoint).collect();
-    endpoints.sort_by_key(|endpoint| (endpoint.integrator.clone(), endpoint.id.clone()));
-    let asked = stream::iter(endpoints).map(|endpoint| {
+    let asked = stream::iter(in_order(directory)).map(|endpoint| {
         let egress = egress.clone();
         async move { (endpoint, egress.reach(endpoint.url.as_url(), endpoint.policy.timeout).await) }
     });
