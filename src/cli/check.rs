@@ -7,9 +7,11 @@ use futures_util::{StreamExt as _, stream};
 use super::CliError;
 use crate::broker::{Topology, TopologyError, connect};
 use crate::config::{self, Config, locate::locate};
+use crate::domain::auth::{Auth, AuthFault};
 use crate::domain::integrator::{Directory, Endpoint};
 use crate::domain::sign::SigningSecret;
-use crate::egress::Egress;
+use crate::egress::{Egress, Tokens};
+use crate::telemetry::Telemetry;
 
 /// What a look that changes nothing does not prove.
 const UNSEEN: &str = "whether what is there has the right arguments and bindings cannot be seen without declaring it";
@@ -20,7 +22,7 @@ const AT_ONCE: usize = 16;
 /// Says whether the configuration and the integrators' file are good; all that is wrong at once.
 #[derive(Debug, clap::Args)]
 pub struct Check {
-    /// Also ask the broker for its exchanges and queues (not for their arguments, which nobody can see), and each endpoint whether it answers (a HEAD request that says nothing)
+    /// Also ask the broker for its exchanges and queues (not for their arguments, which nobody can see), and each endpoint whether it answers (a HEAD request that says nothing), and token servers for a token
     #[arg(long)]
     online: bool,
     /// Also print the public key (whpk_...) of each ed25519 signing secret, for the integrator who checks signatures with it
@@ -45,11 +47,12 @@ impl Check {
             return Ok(());
         }
         let broker = ask_broker(&config).await;
-        let silent = ask_endpoints(&config, &directory).await?;
+        let missing = ask_endpoints(&config, &directory).await?;
         broker?;
-        match silent {
-            0 => Ok(()),
-            count => Err(CliError::Failed(format!("no answer from {}", counted(count, "endpoint")))),
+        match missing {
+            (0, 0) => Ok(()),
+            (0, count) => Err(CliError::Failed(format!("no access token for {}", counted(count, "endpoint")))),
+            (count, _) => Err(CliError::Failed(format!("no answer from {}", counted(count, "endpoint")))),
         }
     }
 }
@@ -93,16 +96,20 @@ fn judged(found: Result<usize, TopologyError>, config: &Config) -> Result<String
     }
 }
 
-/// Asks every endpoint and says how many do not answer.
-async fn ask_endpoints(config: &Config, directory: &Directory) -> Result<usize, CliError> {
+/// Asks every endpoint and says how many do not answer, and for how many there is no access token.
+async fn ask_endpoints(config: &Config, directory: &Directory) -> Result<(usize, usize), CliError> {
     let egress = Egress::new(&config.egress).map_err(|error| CliError::Failed(error.to_string()))?;
+    let tokens = Tokens::new(egress.clone(), Telemetry::default());
     let asked = stream::iter(in_order(directory)).map(|endpoint| {
-        let egress = egress.clone();
-        async move { (endpoint, egress.reach(endpoint.url.as_url(), endpoint.policy.timeout).await) }
+        let (egress, tokens) = (egress.clone(), tokens.clone());
+        async move {
+            let answer = egress.reach(endpoint.url.as_url(), endpoint.policy.timeout).await;
+            (endpoint, answer, ask_for_token(&tokens, endpoint).await)
+        }
     });
     let mut answers = asked.buffered(AT_ONCE);
-    let mut silent = 0;
-    while let Some((endpoint, answer)) = answers.next().await {
+    let (mut silent, mut without_token) = (0, 0);
+    while let Some((endpoint, answer, token)) = answers.next().await {
         let Endpoint { integrator, id, url, .. } = endpoint;
         match answer {
             Ok(status) => println!("ok: {integrator}/{id} at {url} answers (HEAD: {status})"),
@@ -111,8 +118,20 @@ async fn ask_endpoints(config: &Config, directory: &Directory) -> Result<usize, 
                 println!("no answer: {integrator}/{id} at {url}: {failure}");
             }
         }
+        if let Err(fault) = token {
+            without_token += 1;
+            println!("no access token: {integrator}/{id}: {fault}");
+        }
     }
-    Ok(silent)
+    Ok((silent, without_token))
+}
+
+/// Whether there is an access token for an endpoint that wants one.
+async fn ask_for_token(tokens: &Tokens, endpoint: &Endpoint) -> Result<(), AuthFault> {
+    match &endpoint.auth {
+        Auth::OAuth2(credentials) => tokens.bearer(credentials).await.map(|_| ()),
+        Auth::None | Auth::Basic(_) => Ok(()),
+    }
 }
 
 fn counted(count: usize, what: &str) -> String {

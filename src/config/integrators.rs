@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use secrecy::ExposeSecret as _;
 
+use super::auth;
 use super::delivery;
 use super::egress::Egress;
 use super::headers;
@@ -96,9 +97,10 @@ fn read_endpoint(
         })
         .unwrap_or_default();
     let headers = section.section("headers", headers::read);
+    let auth = auth::read(section, &headers, egress);
     let policy = delivery::read(section, defaults);
     let (integrator, id) = (integrator?.clone(), id?);
-    Some(Endpoint { integrator, id, url: url?, format, topics, signing, headers, policy })
+    Some(Endpoint { integrator, id, url: url?, format, topics, signing, headers, auth, policy })
 }
 
 fn read_topics(section: &mut Section<'_>, format: Format) -> Topics {

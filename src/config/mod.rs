@@ -14,6 +14,7 @@ use crate::domain::integrator::Directory;
 use crate::domain::ladder::Ladder;
 use crate::domain::policy::DeliveryPolicy;
 
+mod auth;
 mod broker;
 mod delivery;
 mod egress;
@@ -246,7 +247,8 @@ mod tests {
     #[test]
     fn the_example_integrators_are_good_and_show_every_key() {
         let secret = |name: &str| (name.to_owned(), "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned());
-        let environment: Environment = ["ACME_SIGNING_SECRET", "ACME_STATIC_SECRET"].map(secret).into_iter().collect();
+        let environment: Environment =
+            ["ACME_SIGNING_SECRET", "ACME_STATIC_SECRET", "ACME_CLIENT_SECRET", "GLOBEX_PASSWORD"].map(secret).into_iter().collect();
         let path = example("integrators.example.toml");
         let table = file::read_table(&path, DIRECTORY_LIMIT).unwrap();
         let reading = Reading::of(&path, &environment);

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 use url::Url;
 
+use super::auth::Auth;
 use super::format::Format;
 use super::names::{EndpointId, IntegratorKey, Topic};
 use super::policy::DeliveryPolicy;
@@ -77,6 +78,8 @@ pub struct Endpoint {
     pub signing: Vec<SigningSecret>,
     /// The integrator's own static headers, marked sensitive.
     pub headers: HeaderMap,
+    /// How else its requests say who sends them.
+    pub auth: Auth,
     /// By which rules it is told.
     pub policy: DeliveryPolicy,
 }
@@ -132,6 +135,7 @@ impl Endpoint {
             topics: Topics::default(),
             signing: Vec::new(),
             headers: HeaderMap::new(),
+            auth: Auth::None,
             policy: DeliveryPolicy::default(),
         }
     }
@@ -170,7 +174,7 @@ pub enum BadUrl {
     #[error("must start with https:// (http:// is refused unless [egress] allow_http = true)")]
     Scheme,
     /// User name or password in the URL.
-    #[error("must not hold a user name or password; use `headers`")]
+    #[error("must not hold a user name or password; use `auth`")]
     UserInfo,
     /// A fragment is never sent.
     #[error("must not have a fragment (#…)")]

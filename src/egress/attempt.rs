@@ -21,8 +21,8 @@ const ANSWER_LIMIT: usize = 16 * 1024;
 /// Speaks HTTP to endpoints, within the rules on where requests may go. Clones share one pool of connections.
 #[derive(Debug, Clone)]
 pub struct Egress {
-    client: Client,
-    guard: Guard,
+    pub(super) client: Client,
+    pub(super) guard: Guard,
 }
 
 impl Egress {

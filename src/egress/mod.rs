@@ -5,9 +5,11 @@ mod client;
 mod failure;
 mod guard;
 mod resolve;
+mod tokens;
 mod wire;
 
 pub use attempt::Egress;
 pub use client::EgressError;
 pub use guard::Guard;
+pub use tokens::Tokens;
 pub use wire::as_sent;

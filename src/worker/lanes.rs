@@ -365,6 +365,7 @@ pub(super) async fn drop_what_is_over(shared: Arc<Shared>, mut live: watch::Rece
 pub(super) async fn follow_directory(shared: Arc<Shared>, mut directory: watch::Receiver<Arc<Directory>>) {
     while directory.changed().await.is_ok() {
         let newest = Arc::clone(&directory.borrow_and_update());
+        shared.tokens.keep(&newest);
         for place in shared.lanes.all() {
             if let Some(endpoint) = newest.endpoint(&place.integrator, &place.id) {
                 renew(&shared, &place, endpoint, Instant::now());
