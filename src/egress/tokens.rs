@@ -201,8 +201,10 @@ mod tests {
     use secrecy::SecretString;
 
     use super::*;
+    use crate::config;
     use crate::domain::auth::ClientAuth;
-    use crate::domain::integrator::EndpointUrl;
+    use crate::domain::integrator::{Endpoint, EndpointUrl};
+    use crate::domain::names::{EndpointId, IntegratorKey};
 
     fn credentials(client_id: usize) -> Arc<ClientCredentials> {
         Arc::new(ClientCredentials {
@@ -213,6 +215,20 @@ mod tests {
             audience: None,
             client_auth: ClientAuth::Basic,
         })
+    }
+
+    #[test]
+    fn tokens_of_settings_that_no_endpoint_has_any_more_are_forgotten() {
+        let egress = Egress::new(&config::Egress { allow_http: false, private: config::PrivateNetworks::Denied }).unwrap();
+        let tokens = Tokens::new(egress, Telemetry::default());
+        (0..3).for_each(|index| _ = slot(&mut tokens.lock(), &credentials(index), Instant::now()));
+        let key = IntegratorKey::try_new("acme").unwrap();
+        let url = EndpointUrl::parse("https://acme.example/", false).unwrap();
+        let endpoint = |auth| Arc::new(Endpoint { auth, ..Endpoint::new(key.clone(), EndpointId::try_new("a").unwrap(), url.clone()) });
+        let mut directory = Directory::new();
+        directory.insert(key.clone(), vec![endpoint(Auth::OAuth2(credentials(1))), endpoint(Auth::None)]);
+        tokens.keep(&directory);
+        assert_eq!(tokens.lock().keys().cloned().collect::<Vec<_>>(), [credentials(1)]);
     }
 
     #[test]
