@@ -8,7 +8,8 @@
 //! 3. [`domain::route`] finds the [`domain::integrator::Endpoint`]s that are told. One event and one endpoint are one delivery.
 //! 4. [`worker`] puts each delivery in line at its endpoint ([`domain::lane`]).
 //! 5. [`domain::format`] renders the body, [`domain::request`] composes the request, [`domain::sign`] signs it.
-//! 6. [`egress`] makes one attempt; whatever comes of it is a [`domain::reply::Reply`].
+//! 6. [`egress`] makes one attempt, with an access token ([`domain::auth`]) where the endpoint wants one; whatever comes of it is
+//!    a [`domain::reply::Reply`].
 //! 7. [`domain::decide`] says what follows: delivered, retry after a wait, or dead.
 //! 8. [`worker`] settles: acknowledged with proof, or copied to a wait queue, the dead letters or the rejected, confirmed, and then
 //!    acknowledged.

@@ -9,6 +9,7 @@ use std::time::{Duration, Instant};
 
 use callbackd::config::reload::watch_directory;
 use callbackd::config::{Config, Egress, Environment, Ports, Problems, load, load_all, load_directory};
+use callbackd::domain::auth::{Auth, ClientAuth};
 use callbackd::domain::circuit::CircuitPolicy;
 use callbackd::domain::integrator::{Directory, Endpoint, Topics};
 use callbackd::domain::names::IntegratorKey;
@@ -425,11 +426,11 @@ fn everything_that_is_wrong_with_integrators_is_told_at_once_and_no_secret_is() 
         r#"integrator["acme"].endpoint["main"].url: must start with https:// (http:// is refused unless [egress] allow_http = true)"#.into(),
         r#"integrator["acme"].endpoint["main"].format: "json" is not known; write "classic" or "topic""#.into(),
         r#"integrator["acme"].endpoint["main"].topics: names none; leave the key out for all that the format can carry"#.into(),
-        signing(0, "does not start with `whsec_`"),
-        signing(1, "does not start with `whsec_`"),
+        signing(0, "starts with neither `whsec_` (HMAC) nor `whsk_` (ed25519)"),
+        signing(1, "starts with neither `whsec_` (HMAC) nor `whsk_` (ed25519)"),
         signing(2, "the environment variable NONE is not set (or is not UTF-8)"),
         signing(3, r#"the file "none" cannot be read: No such file or directory (os error 2)"#),
-        signing(4, "does not start with `whsec_`"),
+        signing(4, "starts with neither `whsec_` (HMAC) nor `whsk_` (ed25519)"),
         signing(5, secret_forms),
         header("Te", ours),
         header("\"a b\"", "is no name of a header"),
@@ -444,7 +445,7 @@ fn everything_that_is_wrong_with_integrators_is_told_at_once_and_no_secret_is() 
         header("x-n", secret_forms),
         r#"integrator["acme"].endpoint["main"].max_in_flight: 0 is out of range; write 1 to 1000"#.into(),
         r#"integrator["acme"].endpoint[1].id: "main" stands there twice"#.into(),
-        r#"integrator["acme"].endpoint[1].url: must not hold a user name or password; use `headers`"#.into(),
+        r#"integrator["acme"].endpoint[1].url: must not hold a user name or password; use `auth`"#.into(),
         r#"integrator["acme"].endpoint[2].id: "no/id" has other characters than letters, digits, _ and -"#.into(),
         r#"integrator["acme"].endpoint[2].url: 7 is no text; put it in quotes"#.into(),
         r#"integrator["acme"].endpoint[2].topics: names a topic twice"#.into(),
@@ -462,6 +463,63 @@ fn everything_that_is_wrong_with_integrators_is_told_at_once_and_no_secret_is() 
     let expected: Vec<String> = expected.iter().map(|line: &String| format!("integrators.toml: {line}")).collect();
     let problems = folder.directory(BAD_INTEGRATORS, &[("CANARY_BAD", "CANARY")]).unwrap_err();
     assert_eq!(problems.iter().map(|line| line.replace("CANARY_BAD", "")).filter(|line| line.contains("CANARY")).count(), 0);
+    assert_eq!(problems, expected);
+}
+
+#[test]
+fn ways_to_authorize_are_told_apart_and_no_secret_is_told() {
+    let folder = Folder::new();
+    let endpoint = |index: usize, auth: &str| format!("[[integrator.endpoint]]\nid = 'e{index}'\nurl = 'https://a.example/'\n{auth}\n");
+    let read = |auth: &[&str]| {
+        let endpoints: String = auth.iter().enumerate().map(|(index, auth)| endpoint(index, auth)).collect();
+        folder.directory(&format!("[[integrator]]\nkey = 'a'\n{endpoints}"), &[("BREAK", "CANARY\n")])
+    };
+    let good = read(&[
+        "auth = { basic = { username = 'acme', password = 'CANARY' } }",
+        "auth = { oauth2 = { token_url = 'https://id.example/CANARY', client_id = 'acme', client_secret = 'CANARY' } }",
+        "auth = { oauth2 = { token_url = 'https://id.example/', client_id = 'a', client_secret = 'b', scope = 'c d', audience = 'e', client_auth = 'post' } }",
+        "",
+    ])
+    .unwrap();
+    let endpoints = endpoints(&good, "a");
+    assert!(matches!(&endpoints[0].auth, Auth::Basic(value) if value == "Basic YWNtZTpDQU5BUlk=" && value.is_sensitive()));
+    let Auth::OAuth2(plain) = &endpoints[1].auth else { panic!("{:?}", endpoints[1]) };
+    assert_eq!((plain.client_id.as_str(), plain.client_auth, &plain.scope, &plain.audience), ("acme", ClientAuth::Basic, &None, &None));
+    let Auth::OAuth2(full) = &endpoints[2].auth else { panic!("{:?}", endpoints[2]) };
+    assert_eq!((full.client_auth, full.scope.as_deref(), full.audience.as_deref()), (ClientAuth::Post, Some("c d"), Some("e")));
+    assert_eq!(endpoints[3].auth, Auth::None);
+    assert!(!format!("{good:?}").contains("CANARY"));
+
+    let problems = read(&[
+        r#"auth = { basic = { username = "a:b", password = "a\nCANARY" } }"#,
+        "auth = { basic = { username = 'a' }, oauth2 = {} }",
+        "auth = { basik = { password = 'CANARY' } }",
+        "auth = 'CANARY'",
+        "auth = { basic = { username = 'a', password = 'b' } }\nheaders = { Authorization = 'CANARY' }",
+        "auth = { oauth2 = { token_url = 'http://id.example/CANARY', client_id = '', client_secret = { env = 'BREAK' }, client_auth = 'jwt' } }",
+        "auth = { oauth2 = { token_url = 'https://u:CANARY@id.example/', client_secret = 7, password = 'CANARY' } }",
+    ])
+    .unwrap_err();
+    let line = |index: usize, what: &str| format!(r#"integrators.toml: integrator["a"].endpoint["e{index}"].auth{what}"#);
+    let breaks = "has a control character, such as a line break at its end";
+    let expected = [
+        line(0, ".basic.username: has a colon, which ends a user name"),
+        line(0, &format!(".basic.password: {breaks}")),
+        line(1, ": must hold one of `basic` and `oauth2`"),
+        line(2, ": must hold one of `basic` and `oauth2`"),
+        line(2, ".basik: unknown key; did you mean `basic`?"),
+        line(3, &format!(r#": a text is no table; write [{}]"#, r#"integrator["a"].endpoint["e3"].auth"#)),
+        line(3, ": must hold one of `basic` and `oauth2`"),
+        line(4, ": sets the header authorization, which stands in `headers` too; leave one of them out"),
+        line(5, ".oauth2.token_url: must start with https:// (http:// is refused unless [egress] allow_http = true)"),
+        line(5, ".oauth2.client_id: is empty"),
+        line(5, &format!(".oauth2.client_secret: {breaks}")),
+        line(5, r#".oauth2.client_auth: "jwt" is not known; write "basic" or "post""#),
+        line(6, ".oauth2.token_url: must not hold a user name or password; use `auth`"),
+        line(6, ".oauth2.client_id: is missing"),
+        line(6, r#".oauth2.client_secret: is no secret; write a text, { env = "NAME" } or { file = "path" }"#),
+        line(6, ".oauth2.password: unknown key; known here: token_url, client_id, client_secret, scope, audience, client_auth"),
+    ];
     assert_eq!(problems, expected);
 }
 

@@ -1,4 +1,5 @@
-//! Our signatures, verified by the library that receivers use: `standardwebhooks` from PyPI.
+//! Our signatures, verified by the libraries that receivers use, from PyPI: `standardwebhooks` for HMAC (it knows no other
+//! scheme), `cryptography` for ed25519.
 
 #![allow(clippy::unwrap_used, reason = "a test ends where it cannot go on")]
 
@@ -7,18 +8,23 @@ use std::net::TcpListener;
 use std::process::{Command, Stdio};
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
+use base64::Engine as _;
+use base64::engine::general_purpose::STANDARD;
 use callbackd::config::Egress as EgressConfig;
 use callbackd::domain::decode::{Metadata, decode};
 use callbackd::domain::integrator::{Endpoint, EndpointUrl};
 use callbackd::domain::names::{EndpointId, IntegratorKey};
 use callbackd::domain::request::{Attempt, CallbackRequest, compose};
-use callbackd::domain::sign::SigningSecret;
+use callbackd::domain::sign::{PublicKey, SigningSecret};
 use callbackd::domain::time::Timestamp;
 use callbackd::egress::Egress;
 use serde_json::{Map, Value};
 
 const OLD: &str = "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 const NEW: &str = "whsec_AAKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSwAAKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
+/// An ed25519 seed, and another one followed by its public key, as other libraries write a key.
+const SEED: &str = "whsk_MTIzNDU2Nzg5MDEyMzQ1Njc4OTAxMjM0NTY3ODkwMTI=";
+const PAIR: &str = "whsk_Y2FsbGJhY2tkIHRlc3RzIHNpZ24gd2l0aCB0aGlzIDEgP1KL9Hvze/xtTuIFMAB/mVDgXzMSnEhE/1/KJ9OHmQ==";
 const OTHER: &str = "whsec_BBKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw";
 
 /// Reads `{secret, headers, body}` and says whether the library takes it.
@@ -39,14 +45,81 @@ fn verify(secret: &str, request: &CallbackRequest, body: &str) -> String {
 }
 
 fn verify_received(secret: &str, headers: &Map<String, Value>, body: &str) -> String {
+    python(VERIFY, &serde_json::json!({"secret": secret, "headers": headers, "body": body}))
+}
+
+/// What a script prints of what it is given.
+fn python(script: &str, given: &Value) -> String {
     let python = std::env::var("CALLBACKD_TEST_PYTHON")
-        .expect("CALLBACKD_TEST_PYTHON must name a Python interpreter with `standardwebhooks==1.1.0` installed (tests/run.sh makes one)");
-    let given = serde_json::json!({"secret": secret, "headers": headers, "body": body}).to_string();
-    let mut child = Command::new(python).args(["-c", VERIFY]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
-    child.stdin.take().unwrap().write_all(given.as_bytes()).unwrap();
+        .expect("CALLBACKD_TEST_PYTHON must name a Python interpreter with tests/requirements.txt installed (tests/run.sh makes one)");
+    let mut child = Command::new(python).args(["-c", script]).stdin(Stdio::piped()).stdout(Stdio::piped()).spawn().unwrap();
+    child.stdin.take().unwrap().write_all(given.to_string().as_bytes()).unwrap();
     let output = child.wait_with_output().unwrap();
     assert!(output.status.success(), "the verifier broke");
     String::from_utf8(output.stdout).unwrap().trim().to_owned()
+}
+
+/// Reads `{key, cases: [{id, timestamp, signature, body}]}`, the body and the parts of the key in base64, and says of each
+/// case whether one of its signatures is that of the key.
+const VERIFY_ED25519: &str = "
+import base64, json, sys
+from cryptography.exceptions import InvalidSignature
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PublicKey
+given = json.load(sys.stdin)
+assert given['key'].startswith('whpk_')
+key = Ed25519PublicKey.from_public_bytes(base64.b64decode(given['key'][5:], validate=True))
+def fits(case, entry):
+    scheme, signature = entry.split(',')
+    content = f\"{case['id']}.{case['timestamp']}.\".encode() + base64.b64decode(case['body'])
+    try:
+        key.verify(base64.b64decode(signature, validate=True), content)
+    except InvalidSignature:
+        return False
+    return scheme == 'v1a'
+for case in given['cases']:
+    print('valid' if any(fits(case, entry) for entry in case['signature'].split(' ')) else 'refused')
+";
+
+/// Reads a seed and what is to be signed, and prints the public key and the signature, as Standard Webhooks writes them.
+const SIGN_ED25519: &str = "
+import base64, json, sys
+from cryptography.hazmat.primitives.asymmetric.ed25519 import Ed25519PrivateKey
+given = json.load(sys.stdin)
+key = Ed25519PrivateKey.from_private_bytes(base64.b64decode(given['seed'], validate=True)[:32])
+print('whpk_' + base64.b64encode(key.public_key().public_bytes_raw()).decode())
+print('v1a,' + base64.b64encode(key.sign(given['content'].encode())).decode())
+";
+
+/// One request as somebody received it.
+#[derive(Clone)]
+struct Received {
+    id: String,
+    timestamp: String,
+    signature: String,
+    body: Vec<u8>,
+}
+
+impl Received {
+    fn of(request: &CallbackRequest) -> Self {
+        let header = |name: &str| request.headers[name].to_str().unwrap().to_owned();
+        let body = request.body.to_vec();
+        Self { id: header("webhook-id"), timestamp: header("webhook-timestamp"), signature: header("webhook-signature"), body }
+    }
+}
+
+fn verify_ed25519(key: &PublicKey, cases: &[Received]) -> Vec<String> {
+    let cases: Vec<Value> = cases
+        .iter()
+        .map(|Received { id, timestamp, signature, body }| {
+            serde_json::json!({"id": id, "timestamp": timestamp, "signature": signature, "body": STANDARD.encode(body)})
+        })
+        .collect();
+    let said = python(VERIFY_ED25519, &serde_json::json!({"key": key.to_string(), "cases": cases}));
+    said.lines().map(str::to_owned).collect()
+}
+
+fn public(secret: &str) -> PublicKey {
+    SigningSecret::parse(secret).unwrap().public_key().unwrap()
 }
 
 fn now(offset: i64) -> Timestamp {
@@ -100,6 +173,56 @@ fn the_library_refuses_another_body_another_id_and_another_time() {
     assert_eq!(verify(OLD, &request(&[], now(0)), BODY), "refused");
     assert_eq!(verify(OLD, &request(&[OLD], now(-310)), BODY), "refused");
     assert_eq!(verify(OLD, &request(&[OLD], now(-200)), BODY), "valid");
+}
+
+#[test]
+fn another_library_makes_the_same_ed25519_signature_and_public_key() {
+    for secret in [SEED, PAIR] {
+        let received = Received::of(&request(&[secret], now(0)));
+        let content = format!("{}.{}.{BODY}", received.id, received.timestamp);
+        let said = python(SIGN_ED25519, &serde_json::json!({"seed": &secret["whsk_".len()..], "content": content}));
+        assert_eq!(said.lines().collect::<Vec<_>>(), [public(secret).to_string(), received.signature]);
+    }
+}
+
+#[test]
+fn ed25519_is_refused_for_any_other_bit_id_time_or_key() {
+    let original = Received::of(&request(&[SEED], now(0)));
+    let mut cases = vec![original.clone()];
+    let bits = original.body.len() * 8;
+    // As many as are quick, spread over the whole body.
+    for bit in (0..bits).step_by(bits / 64) {
+        let mut flipped = original.clone();
+        flipped.body[bit / 8] ^= 1 << (bit % 8);
+        cases.push(flipped);
+    }
+    let signature = STANDARD.decode(original.signature.strip_prefix("v1a,").unwrap()).unwrap();
+    for bit in (0..signature.len() * 8).step_by(8) {
+        let mut flipped = signature.clone();
+        flipped[bit / 8] ^= 1 << (bit % 8);
+        cases.push(Received { signature: format!("v1a,{}", STANDARD.encode(flipped)), ..original.clone() });
+    }
+    cases.push(Received { id: "msg_x".to_owned(), ..original.clone() });
+    cases.push(Received { timestamp: (now(0).seconds() + 1).to_string(), ..original.clone() });
+    cases.push(Received { signature: original.signature.replace("v1a,", "v1,"), ..original.clone() });
+    let said = verify_ed25519(&public(SEED), &cases);
+    assert!(cases.len() > 128 && said.len() == cases.len(), "{} of {}", said.len(), cases.len());
+    assert_eq!((said[0].as_str(), said.iter().filter(|said| *said == "valid").count()), ("valid", 1));
+    assert_eq!(verify_ed25519(&public(PAIR), &[original]), ["refused"]);
+}
+
+#[test]
+fn old_and_new_keys_of_both_kinds_are_accepted_while_they_rotate() {
+    let rotating = request(&[PAIR, SEED, OLD, NEW], now(0));
+    for secret in [SEED, PAIR] {
+        assert_eq!(verify_ed25519(&public(secret), &[Received::of(&rotating)]), ["valid"]);
+    }
+    for (secret, expected) in [(OLD, "valid"), (NEW, "valid"), (OTHER, "refused")] {
+        assert_eq!(verify(secret, &rotating, BODY), expected, "the reference library passes over what it does not know");
+    }
+    let rotated = [Received::of(&request(&[PAIR, NEW], now(0)))];
+    assert_eq!(verify_ed25519(&public(PAIR), &rotated), ["valid"]);
+    assert_eq!(verify_ed25519(&public(SEED), &rotated), ["refused"]);
 }
 
 /// Takes one request from a socket, answers it, and returns the headers and the body as they came.

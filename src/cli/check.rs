@@ -7,8 +7,11 @@ use futures_util::{StreamExt as _, stream};
 use super::CliError;
 use crate::broker::{Topology, TopologyError, connect};
 use crate::config::{self, Config, locate::locate};
+use crate::domain::auth::{Auth, AuthFault};
 use crate::domain::integrator::{Directory, Endpoint};
-use crate::egress::Egress;
+use crate::domain::sign::SigningSecret;
+use crate::egress::{Egress, Tokens};
+use crate::telemetry::Telemetry;
 
 /// What a look that changes nothing does not prove.
 const UNSEEN: &str = "whether what is there has the right arguments and bindings cannot be seen without declaring it";
@@ -19,9 +22,12 @@ const AT_ONCE: usize = 16;
 /// Says whether the configuration and the integrators' file are good; all that is wrong at once.
 #[derive(Debug, clap::Args)]
 pub struct Check {
-    /// Also ask the broker for its exchanges and queues (not for their arguments, which nobody can see), and each endpoint whether it answers (a HEAD request that says nothing)
+    /// Also ask the broker for its exchanges and queues (not for their arguments, which nobody can see), and each endpoint whether it answers (a HEAD request that says nothing), and token servers for a token
     #[arg(long)]
     online: bool,
+    /// Also print the public key (whpk_...) of each ed25519 signing secret, for the integrator who checks signatures with it
+    #[arg(long)]
+    keys: bool,
 }
 
 impl Check {
@@ -34,17 +40,39 @@ impl Check {
         let (config, directory) = config::load_all(&locate(path)?)?;
         let (sources, integrators, endpoints) = (config.sources.len(), directory.len(), directory.all().count());
         println!("ok: {}, {}, {}", counted(sources, "source"), counted(integrators, "integrator"), counted(endpoints, "endpoint"));
+        if self.keys {
+            public_keys(&directory).iter().for_each(|line| println!("{line}"));
+        }
         if !self.online {
             return Ok(());
         }
         let broker = ask_broker(&config).await;
-        let silent = ask_endpoints(&config, &directory).await?;
+        let missing = ask_endpoints(&config, &directory).await?;
         broker?;
-        match silent {
-            0 => Ok(()),
-            count => Err(CliError::Failed(format!("no answer from {}", counted(count, "endpoint")))),
+        match missing {
+            (0, 0) => Ok(()),
+            (0, count) => Err(CliError::Failed(format!("no access token for {}", counted(count, "endpoint")))),
+            (count, _) => Err(CliError::Failed(format!("no answer from {}", counted(count, "endpoint")))),
         }
     }
+}
+
+/// A line for each ed25519 key that signs for an endpoint.
+fn public_keys(directory: &Directory) -> Vec<String> {
+    let keys_of = |endpoint: &Endpoint| endpoint.signing.iter().filter_map(SigningSecret::public_key).collect::<Vec<_>>();
+    in_order(directory)
+        .into_iter()
+        .flat_map(|endpoint| {
+            keys_of(endpoint).into_iter().map(|key| format!("public key of {}/{}: {key}", endpoint.integrator, endpoint.id))
+        })
+        .collect()
+}
+
+/// All endpoints by their names.
+fn in_order(directory: &Directory) -> Vec<&Endpoint> {
+    let mut endpoints: Vec<&Endpoint> = directory.all().map(|endpoint| &**endpoint).collect();
+    endpoints.sort_by_key(|endpoint| (endpoint.integrator.clone(), endpoint.id.clone()));
+    endpoints
 }
 
 /// Looks for every exchange and queue, changing nothing.
@@ -68,18 +96,20 @@ fn judged(found: Result<usize, TopologyError>, config: &Config) -> Result<String
     }
 }
 
-/// Asks every endpoint and says how many do not answer.
-async fn ask_endpoints(config: &Config, directory: &Directory) -> Result<usize, CliError> {
+/// Asks every endpoint and says how many do not answer, and for how many there is no access token.
+async fn ask_endpoints(config: &Config, directory: &Directory) -> Result<(usize, usize), CliError> {
     let egress = Egress::new(&config.egress).map_err(|error| CliError::Failed(error.to_string()))?;
-    let mut endpoints: Vec<&Endpoint> = directory.all().map(|endpoint| &**endpoint).collect();
-    endpoints.sort_by_key(|endpoint| (endpoint.integrator.clone(), endpoint.id.clone()));
-    let asked = stream::iter(endpoints).map(|endpoint| {
-        let egress = egress.clone();
-        async move { (endpoint, egress.reach(endpoint.url.as_url(), endpoint.tls.as_deref(), endpoint.policy.timeout).await) }
+    let tokens = Tokens::new(egress.clone(), Telemetry::default());
+    let asked = stream::iter(in_order(directory)).map(|endpoint| {
+        let (egress, tokens) = (egress.clone(), tokens.clone());
+        async move {
+            let answer = egress.reach(endpoint.url.as_url(), endpoint.tls.as_deref(), endpoint.policy.timeout).await;
+            (endpoint, answer, ask_for_token(&tokens, endpoint).await)
+        }
     });
     let mut answers = asked.buffered(AT_ONCE);
-    let mut silent = 0;
-    while let Some((endpoint, answer)) = answers.next().await {
+    let (mut silent, mut without_token) = (0, 0);
+    while let Some((endpoint, answer, token)) = answers.next().await {
         let Endpoint { integrator, id, url, .. } = endpoint;
         match answer {
             Ok(status) => println!("ok: {integrator}/{id} at {url} answers (HEAD: {status})"),
@@ -88,8 +118,20 @@ async fn ask_endpoints(config: &Config, directory: &Directory) -> Result<usize, 
                 println!("no answer: {integrator}/{id} at {url}: {failure}");
             }
         }
+        if let Err(fault) = token {
+            without_token += 1;
+            println!("no access token: {integrator}/{id}: {fault}");
+        }
     }
-    Ok(silent)
+    Ok((silent, without_token))
+}
+
+/// Whether there is an access token for an endpoint that wants one.
+async fn ask_for_token(tokens: &Tokens, endpoint: &Endpoint) -> Result<(), AuthFault> {
+    match &endpoint.auth {
+        Auth::OAuth2(credentials) => tokens.bearer(credentials).await.map(|_| ()),
+        Auth::None | Auth::Basic(_) => Ok(()),
+    }
 }
 
 fn counted(count: usize, what: &str) -> String {

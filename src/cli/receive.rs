@@ -23,11 +23,10 @@ use tokio::net::TcpListener;
 use tokio_util::sync::CancellationToken;
 
 use self::seen::Seen;
-use self::signature::Signature;
+use self::signature::{Keys, Signature};
 use super::CliError;
 use crate::clock;
 use crate::config::parse_duration;
-use crate::domain::sign::SigningSecret;
 
 /// Bytes of a body beyond which the answer is 413: four times what the worker takes in by default.
 const BODY_LIMIT: usize = 64 * 1024 * 1024;
@@ -44,8 +43,8 @@ pub struct Receive {
     /// Where to listen; port 0 takes a free one
     #[arg(long, value_name = "ADDRESS", default_value = "127.0.0.1:8080")]
     pub listen: SocketAddr,
-    /// Check signatures with this secret (whsec_...); give several while they rotate. A request without a valid
-    /// signature is answered 401
+    /// Check signatures with this secret (whsec_..., whsk_...) or public key (whpk_...); give several while they rotate. A
+    /// request without a valid signature is answered 401
     #[arg(long = "secret", value_name = "SECRET")]
     pub secrets: Vec<SecretString>,
     /// The same, from an environment variable: unlike an argument, it is not shown by ps
@@ -115,7 +114,7 @@ async fn told_to_stop() {
 /// A running receiver.
 struct Receiver {
     plays: Receive,
-    secrets: Vec<SigningSecret>,
+    keys: Keys,
     state: Mutex<Progress>,
     enough: CancellationToken,
 }
@@ -130,9 +129,9 @@ struct Progress {
 
 impl Receiver {
     fn new(plays: Receive, out: Box<dyn Write + Send>) -> Result<Arc<Self>, CliError> {
-        let secrets = secrets(&plays)?;
+        let keys = keys(&plays)?;
         let state = Progress { out, failures: HashMap::new(), order: VecDeque::new(), good: 0 };
-        Ok(Arc::new(Self { plays, secrets, state: state.into(), enough: CancellationToken::new() }))
+        Ok(Arc::new(Self { plays, keys, state: state.into(), enough: CancellationToken::new() }))
     }
 
     async fn serve(self: Arc<Self>, listener: TcpListener, stop: impl Future<Output = ()>) -> Result<(), CliError> {
@@ -219,7 +218,7 @@ impl Progress {
 async fn answer(State(receiver): State<Arc<Receiver>>, request: Request) -> Response {
     let (head, body) = request.into_parts();
     let Ok(body) = to_bytes(body, BODY_LIMIT).await else { return StatusCode::PAYLOAD_TOO_LARGE.into_response() };
-    let seen = Seen::new(&head, body, &receiver.secrets, clock::now());
+    let seen = Seen::new(&head, body, &receiver.keys, clock::now());
     if receiver.plays.hang {
         receiver.show(&seen, None);
         return std::future::pending().await;
@@ -238,19 +237,20 @@ async fn answer(State(receiver): State<Arc<Receiver>>, request: Request) -> Resp
     response
 }
 
-/// All secrets, wherever they come from. No error repeats one.
-fn secrets(plays: &Receive) -> Result<Vec<SigningSecret>, CliError> {
+/// All keys, wherever they come from. No error repeats one.
+fn keys(plays: &Receive) -> Result<Keys, CliError> {
     let arguments = plays.secrets.iter().map(|secret| ("--secret".to_owned(), Ok(secret.clone())));
     let variables = plays.secrets_env.iter().map(|name| {
         let read = std::env::var(name).map_err(|_| "is not set (or is not UTF-8)".to_owned());
         (format!("--secret-env {name}"), read.map(SecretString::from))
     });
     let files = plays.secrets_file.iter().map(|path| (format!("--secret-file {}", path.display()), secret_in(path)));
-    let parsed = arguments.chain(variables).chain(files).map(|(from, secret)| {
-        let secret = secret.and_then(|secret| SigningSecret::parse(secret.expose_secret()).map_err(|fault| fault.to_string()));
-        secret.map_err(|fault| CliError::Usage(format!("{from} {fault}")))
-    });
-    parsed.collect()
+    let mut keys = Keys::default();
+    for (from, secret) in arguments.chain(variables).chain(files) {
+        let added = secret.and_then(|secret| keys.add(secret.expose_secret()).map_err(|fault| fault.to_string()));
+        added.map_err(|fault| CliError::Usage(format!("{from} {fault}")))?;
+    }
+    Ok(keys)
 }
 
 /// The text of a small file, whose last line break is no part of it.
@@ -278,6 +278,7 @@ mod tests {
     use crate::config::Egress as EgressConfig;
     use crate::domain::reply::{Outcome, RetryAfter};
     use crate::domain::request::CallbackRequest;
+    use crate::domain::sign::{SigningSecret, sign};
     use crate::egress::Egress;
 
     #[derive(clap::Parser)]
@@ -366,7 +367,7 @@ mod tests {
         std::fs::write(&file, format!("{secret}\r\n")).unwrap();
         let receiver = Running::start(&["--secret-file", file.path().to_str().unwrap()]).await;
         let now = clock::now();
-        let signature = crate::domain::sign::sign(&[SigningSecret::parse(secret).unwrap()], "m", now, b"[1]").unwrap();
+        let signature = sign(&[SigningSecret::parse(secret).unwrap()], "m", now, b"[1]").unwrap();
         let timestamp = now.seconds().to_string();
         let signed = [("webhook-timestamp", timestamp.as_str()), ("webhook-signature", signature.as_str())];
         assert_eq!(receiver.post("m", &signed).await, answered(200, None));
@@ -402,10 +403,13 @@ mod tests {
         std::fs::write(&file, "hunter2").unwrap();
         let path = file.path().to_str().unwrap();
         for (arguments, expected) in [
-            (["--secret", "hunter2"], "--secret does not start with `whsec_`".to_owned()),
-            (["--secret-file", path], format!("--secret-file {path} does not start with `whsec_`")),
+            (["--secret", "hunter2"], "--secret starts with neither `whsec_` (HMAC) nor `whsk_` (ed25519)".to_owned()),
+            (["--secret-file", path], format!("--secret-file {path} starts with neither `whsec_` (HMAC) nor `whsk_` (ed25519)")),
             // Every process of the tests has one, and it is no secret.
-            (["--secret-env", "CARGO_MANIFEST_DIR"], "--secret-env CARGO_MANIFEST_DIR does not start with `whsec_`".to_owned()),
+            (
+                ["--secret-env", "CARGO_MANIFEST_DIR"],
+                "--secret-env CARGO_MANIFEST_DIR starts with neither `whsec_` (HMAC) nor `whsk_` (ed25519)".to_owned(),
+            ),
             (["--secret-env", "NO_SUCH_VARIABLE"], "--secret-env NO_SUCH_VARIABLE is not set (or is not UTF-8)".to_owned()),
         ] {
             let line = Line::try_parse_from([&["receive"], arguments.as_slice()].concat()).unwrap();

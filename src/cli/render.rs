@@ -6,10 +6,14 @@ use std::path::PathBuf;
 use std::sync::Arc;
 use std::{iter, slice};
 
+use http::HeaderValue;
+use http::header::AUTHORIZATION;
+
 use super::CliError;
 use super::event_file::{EventFile, EventFiles};
 use crate::clock;
 use crate::config::{self, locate::locate};
+use crate::domain::auth::Auth;
 use crate::domain::batch::{Fill, Share, Waiting, share};
 use crate::domain::decode::decode;
 use crate::domain::event::Event;
@@ -140,7 +144,10 @@ impl Render {
             return write_body(&body, output);
         }
         let now = clock::now();
-        let request = compose(endpoint, &events, body, &Attempt { number: 1, received_at: now, now });
+        let mut request = compose(endpoint, &events, body, &Attempt { number: 1, received_at: now, now });
+        if let Auth::OAuth2(_) = endpoint.auth {
+            request.headers.insert(AUTHORIZATION, HeaderValue::from_static("Bearer (an access token)"));
+        }
         note(&format!("{}: {}", name(endpoint), endpoint.url), output)?;
         let text = as_sent(&request, self.show_secrets);
         output.requests.write_all(&text).and_then(|()| output.requests.write_all(b"\n\n")).map_err(|error| error.to_string())

@@ -5,6 +5,7 @@ use std::sync::Arc;
 
 use secrecy::ExposeSecret as _;
 
+use super::auth;
 use super::delivery;
 use super::egress::Egress;
 use super::headers;
@@ -102,13 +103,14 @@ fn read_endpoint(
     if tls.is_some() && url.as_ref().is_some_and(|url| url.as_url().scheme() == "http") {
         section.problem("tls", "is for an https:// URL alone");
     }
+    let auth = auth::read(section, &headers, egress);
     let policy = delivery::read(section, defaults);
     let (integrator, id) = (integrator?.clone(), id?);
-    Some(Endpoint { integrator, id, url: url?, format, topics, signing, headers, tls, policy })
+    Some(Endpoint { integrator, id, url: url?, format, topics, signing, headers, tls, auth, policy })
 }
 
 /// A URL that may be called by the rules as they are now: the same judgement as before each attempt.
-fn admitted(text: &str, egress: &Egress) -> Result<EndpointUrl, Fault> {
+pub(super) fn admitted(text: &str, egress: &Egress) -> Result<EndpointUrl, Fault> {
     let url = EndpointUrl::parse(text, egress.allow_http).map_err(Fault::content)?;
     Guard::new(egress).judge_url(url.as_url()).map_err(Fault::content)?;
     Ok(url)

@@ -14,6 +14,7 @@ use crate::domain::integrator::Directory;
 use crate::domain::ladder::Ladder;
 use crate::domain::policy::DeliveryPolicy;
 
+mod auth;
 mod broker;
 mod delivery;
 mod egress;
@@ -265,7 +266,7 @@ mod tests {
             ("ACME_AUTHORITY", include_str!("../../tests/fixtures/tls/ca.pem")),
         ]
         .map(|(name, text)| (name.to_owned(), text.to_owned()));
-        let secrets = ["ACME_SIGNING_SECRET", "ACME_STATIC_SECRET"].map(secret);
+        let secrets = ["ACME_SIGNING_SECRET", "ACME_STATIC_SECRET", "ACME_CLIENT_SECRET", "GLOBEX_PASSWORD"].map(secret);
         let environment: Environment = secrets.into_iter().chain(pem).collect();
         let path = example("integrators.example.toml");
         let table = file::read_table(&path, DIRECTORY_LIMIT).unwrap();

@@ -99,6 +99,17 @@ impl<'r> Section<'r> {
         self.given.contains(key)
     }
 
+    /// Whether a key is there, which is thereby known.
+    pub(super) fn has(&mut self, key: &'static str) -> bool {
+        self.known.push(key);
+        self.table.contains_key(key)
+    }
+
+    /// Leaves keys unread whose problem has been told.
+    pub(super) fn ignore(&mut self, keys: &[&str]) {
+        keys.iter().for_each(|key| drop(self.table.remove(*key)));
+    }
+
     /// Whether a key holds a list with nothing in it.
     pub(super) fn is_empty_list(&self, key: &str) -> bool {
         matches!(self.table.get(key), Some(Value::Array(items)) if items.is_empty())
@@ -144,7 +155,9 @@ impl<'r> Section<'r> {
     fn take(&mut self, key: &'static str) -> Option<Value> {
         #[cfg(test)]
         self.reading.ask(&self.path_of(key));
-        self.known.push(key);
+        if !self.known.contains(&key) {
+            self.known.push(key);
+        }
         let value = self.table.remove(key)?;
         self.given.insert(key);
         Some(value)

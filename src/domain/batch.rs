@@ -118,7 +118,13 @@ pub const fn may_lie_in_one_member(reply: &Reply) -> bool {
         Outcome::Incomplete { .. } => true,
         Outcome::Failed(failure) => match failure {
             // Nobody has seen the request.
-            Failure::Dns | Failure::Connect | Failure::Tls(_) | Failure::Blocked(_) | Failure::Local | Failure::Proxy => false,
+            Failure::Dns
+            | Failure::Connect
+            | Failure::Tls(_)
+            | Failure::Blocked(_)
+            | Failure::Auth(_)
+            | Failure::Local
+            | Failure::Proxy => false,
             // An event may stall the receiver, or they may be too many to be worked on in time; one may crash it, in the midst
             // of an answer too.
             Failure::Timeout | Failure::Disconnected | Failure::NotHttp | Failure::Other => true,
@@ -155,6 +161,7 @@ mod tests {
     use std::time::Duration;
 
     use super::*;
+    use crate::domain::auth::AuthFault;
 
     fn limits(max_events: u16, max_bytes: usize) -> BatchLimits {
         BatchLimits { max_events: NonZeroU16::new(max_events).unwrap(), max_bytes, ..BatchLimits::default() }
@@ -228,7 +235,7 @@ mod tests {
             let incomplete = Reply { outcome: Outcome::Incomplete { status: 200, failure }, took: Duration::ZERO };
             assert!(may_lie_in_one_member(&incomplete), "{failure}");
         }
-        for failure in [Failure::Dns, Failure::Connect] {
+        for failure in [Failure::Dns, Failure::Connect, Failure::Auth(AuthFault::NoToken)] {
             assert!(!may_lie_in_one_member(&failed(failure)), "{failure}");
         }
     }

@@ -7,6 +7,7 @@ use std::sync::Arc;
 use http::HeaderMap;
 use url::Url;
 
+use super::auth::Auth;
 use super::format::Format;
 use super::names::{EndpointId, IntegratorKey, Topic};
 use super::policy::DeliveryPolicy;
@@ -80,6 +81,8 @@ pub struct Endpoint {
     pub headers: HeaderMap,
     /// Our certificate there and its private authority, where it has any.
     pub tls: Option<Arc<EndpointTls>>,
+    /// How else its requests say who sends them.
+    pub auth: Auth,
     /// By which rules it is told.
     pub policy: DeliveryPolicy,
 }
@@ -136,6 +139,7 @@ impl Endpoint {
             signing: Vec::new(),
             headers: HeaderMap::new(),
             tls: None,
+            auth: Auth::None,
             policy: DeliveryPolicy::default(),
         }
     }
@@ -177,7 +181,7 @@ pub enum BadUrl {
     #[error("must start with https:// (http:// is refused unless [egress] allow_http = true)")]
     Scheme,
     /// User name or password in the URL.
-    #[error("must not hold a user name or password; use `headers`")]
+    #[error("must not hold a user name or password; use `auth`")]
     UserInfo,
     /// A fragment is never sent.
     #[error("must not have a fragment (#…)")]

@@ -3,6 +3,7 @@
 //! Nothing here is async, reads a clock, throws dice, looks at the environment or does I/O; time and chance are
 //! arguments. `tests/architecture.rs` enforces it.
 
+pub mod auth;
 pub mod batch;
 pub mod circuit;
 pub mod dead;

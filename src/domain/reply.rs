@@ -3,6 +3,7 @@
 use std::fmt;
 use std::time::{Duration, SystemTime};
 
+use super::auth::AuthFault;
 use super::time::Timestamp;
 
 /// The outcome of one HTTP attempt.
@@ -49,6 +50,8 @@ pub enum Failure {
     Tls(TlsFault),
     /// Our own rules forbid the address or the URL.
     Blocked(Forbidden),
+    /// There is no access token to call it with.
+    Auth(AuthFault),
     /// The connection broke before the answer was complete.
     Disconnected,
     /// What came back is not HTTP.
@@ -71,6 +74,7 @@ impl Failure {
             Self::Connect => "connect",
             Self::Tls(fault) => fault.as_str(),
             Self::Blocked(_) => "blocked",
+            Self::Auth(_) => "auth",
             Self::Disconnected => "disconnected",
             Self::NotHttp => "not_http",
             Self::Local => "local",
@@ -85,6 +89,7 @@ impl fmt::Display for Failure {
         match self {
             Self::Tls(fault) => write!(f, "tls: {fault}"),
             Self::Blocked(forbidden) => write!(f, "blocked: {forbidden}"),
+            Self::Auth(fault) => write!(f, "auth: {fault}"),
             Self::Local => f.write_str("local: this machine cannot make the connection"),
             Self::Proxy => f.write_str("proxy: no way through the egress proxy"),
             other => f.write_str(other.as_str()),
@@ -262,6 +267,10 @@ impl Reply {
                 | Failure::Other => Charge::Fails,
                 // Our rules, our machine and our proxy are no fault of the endpoint's.
                 Failure::Blocked(_) | Failure::Local | Failure::Proxy => Charge::Unknown,
+                Failure::Auth(AuthFault::Blocked(_) | AuthFault::Local) => Charge::Unknown,
+                // The token server is the integrator's and part of how its endpoint is called: without a token the next request would
+                // fail too. That the endpoint is then left alone spares the token server as well.
+                Failure::Auth(_) => Charge::Fails,
             },
         }
     }
@@ -322,10 +331,12 @@ mod tests {
         let of = |expected| (0..=999).filter(move |status| charge(Outcome::Answered { status: *status, retry_after: None }) == expected);
         assert_eq!(of(Charge::Works).collect::<Vec<u16>>(), (200..=299).chain([400, 409, 410, 413, 422, 431]).collect::<Vec<u16>>());
         assert_eq!(of(Charge::Unknown).count(), 0);
-        for failure in [Failure::Blocked(Forbidden::Address), Failure::Local, Failure::Proxy] {
+        let blocked = Failure::Auth(AuthFault::Blocked(Forbidden::Address));
+        for failure in [Failure::Blocked(Forbidden::Address), Failure::Local, Failure::Proxy, blocked, Failure::Auth(AuthFault::Local)] {
             assert_eq!(charge(Outcome::Failed(failure)), Charge::Unknown, "{failure}");
         }
-        for failure in [Failure::Timeout, Failure::Dns, Failure::Connect, Failure::Tls(TlsFault::Expired), Failure::Disconnected] {
+        let refused = Failure::Auth(AuthFault::Refused(401));
+        for failure in [Failure::Timeout, Failure::Dns, Failure::Connect, Failure::Tls(TlsFault::Expired), Failure::Disconnected, refused] {
             assert_eq!(charge(Outcome::Failed(failure)), Charge::Fails, "{failure}");
             assert_eq!(charge(Outcome::Incomplete { status: 200, failure }), Charge::Fails, "{failure}");
         }

@@ -5,11 +5,12 @@ use std::fmt;
 use std::sync::Arc;
 
 use bytes::Bytes;
-use http::header::{ACCEPT, CONTENT_TYPE, USER_AGENT};
+use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue};
 use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
 use url::Url;
 
+use super::auth::{Auth, Bearer};
 use super::event::{Event, OccurredAt, webhook_id};
 use super::history::History;
 use super::integrator::Endpoint;
@@ -31,7 +32,7 @@ pub const ATTEMPT: HeaderName = HeaderName::from_static("callback-attempt");
 pub const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 /// Seconds since the Unix epoch of this attempt (Standard Webhooks 1.0.0).
 pub const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
-/// One signature for each secret (Standard Webhooks 1.0.0).
+/// One signature for each secret, `v1` or `v1a` (Standard Webhooks 1.0.0).
 pub const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
@@ -54,6 +55,13 @@ pub struct CallbackRequest {
     pub webhook_id: String,
     /// By which certificates the connection is made, where the endpoint has its own.
     pub tls: Option<Arc<EndpointTls>>,
+}
+
+impl CallbackRequest {
+    /// Shows an access token.
+    pub fn authorize(&mut self, bearer: &Bearer) {
+        self.headers.insert(AUTHORIZATION, bearer.value().clone());
+    }
 }
 
 impl fmt::Debug for CallbackRequest {
@@ -96,17 +104,22 @@ const OF_THE_CONNECTION: usize = 2;
 ///
 /// No event can add a header or break one: ids and keys are percent-encoded, a time that is no header value is replaced
 /// by the time as understood or the time of first receipt, and a trace is left out. Of the endpoint's static headers
-/// those that stand for something of ours are left out. Where a header has room for one event only (its time, its trace),
+/// those that stand for something of ours are left out. An access token is not known here: [`CallbackRequest::authorize`] adds it
+/// where the endpoint wants one. Where a header has room for one event only (its time, its trace),
 /// it is the first.
 #[must_use]
 pub fn compose(endpoint: &Endpoint, events: &[&Event], body: Vec<u8>, attempt: &Attempt) -> CallbackRequest {
     let webhook_id = webhook_id(&endpoint.integrator, &endpoint.id, events);
     let signature = sign(&endpoint.signing, &webhook_id, attempt.now, &body);
     let trace = events.first().and_then(|event| event.trace.as_ref());
-    let optional = usize::from(signature.is_some()) + if trace.is_some() { 2 } else { 0 };
+    let is_authorized = endpoint.auth != Auth::None;
+    let optional = usize::from(signature.is_some()) + usize::from(is_authorized) + if trace.is_some() { 2 } else { 0 };
     let mut headers = HeaderMap::with_capacity(endpoint.headers.len() + OURS + optional + OF_THE_CONNECTION);
     for (name, value) in endpoint.headers.iter().filter(|(name, _)| !is_ours(name)) {
         headers.append(name, value.clone());
+    }
+    if let Auth::Basic(value) = &endpoint.auth {
+        headers.insert(AUTHORIZATION, value.clone());
     }
     headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
     headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
@@ -183,6 +196,7 @@ fn put(headers: &mut HeaderMap, name: HeaderName, value: Cow<'_, str>) {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::domain::auth::Granted;
     use crate::domain::decode::{Metadata, decode};
     use crate::domain::format::Format;
     use crate::domain::integrator::EndpointUrl;
@@ -287,6 +301,21 @@ mod tests {
         let request = compose(&endpoint, &[&event("e", "")], b"[]".to_vec(), &ATTEMPT_3);
         let room = HeaderMap::<HeaderValue>::with_capacity(request.headers.len() + OF_THE_CONNECTION).capacity();
         assert_eq!((request.headers.len(), request.headers.capacity()), (5 + OURS + 3, room));
+    }
+
+    #[test]
+    fn basic_credentials_or_an_access_token_are_sent_and_never_printed() {
+        let (event, mut endpoint) = (event("e", ""), endpoint());
+        endpoint.auth = Auth::basic("acme", &"pass".into());
+        let request = compose(&endpoint, &[&event], b"[]".to_vec(), &ATTEMPT_3);
+        assert_eq!(header(&request, "authorization"), "Basic YWNtZTpwYXNz");
+        assert!(request.headers["authorization"].is_sensitive() && !format!("{endpoint:?}{:?}", request.headers).contains("YWNt"));
+        let granted = Granted::parse(br#"{"access_token":"TOKEN"}"#).unwrap();
+        let mut request = compose(&self::endpoint(), &[&event], b"[]".to_vec(), &ATTEMPT_3);
+        assert!(!request.headers.contains_key("authorization"));
+        request.authorize(&granted.bearer);
+        assert_eq!(header(&request, "authorization"), "Bearer TOKEN");
+        assert!(!format!("{:?}", request.headers).contains("TOKEN"));
     }
 
     #[test]

@@ -73,6 +73,14 @@ impl Egress {
         answer.map(|response| response.status().as_u16()).map_err(|error| classify(&error, self.through_proxy))
     }
 
+    /// Sends a request that tells nobody of an event, such as one for an access token, by the same rules and without a certificate
+    /// of ours. The caller limits the time that it takes.
+    pub(super) async fn send(&self, request: Request, deadline: Instant) -> Result<Response, Failure> {
+        self.judge(request.url(), deadline).await?;
+        let client = self.clients.get(request.url(), None)?;
+        client.execute(request).await.map_err(|error| classify(&error, self.through_proxy))
+    }
+
     /// Judges what can be judged before anything is dialled; a name's addresses are judged by the client's resolver.
     async fn judge(&self, url: &Url, deadline: Instant) -> Result<(), Failure> {
         self.guard.judge_url(url).map_err(Failure::Blocked)?;

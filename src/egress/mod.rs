@@ -7,9 +7,11 @@ mod failure;
 mod guard;
 mod own;
 mod resolve;
+mod tokens;
 mod wire;
 
 pub use attempt::Egress;
 pub use client::EgressError;
 pub use guard::Guard;
+pub use tokens::Tokens;
 pub use wire::as_sent;

@@ -5,10 +5,11 @@
 
 use std::time::Duration;
 
+use crate::domain::auth::AuthFault;
 use crate::domain::circuit::TripCause;
 use crate::domain::dead::{DeadReason, RejectReason};
 use crate::domain::decide::{Verdict, Wait};
-use crate::domain::integrator::{Endpoint, SkipReason};
+use crate::domain::integrator::{Endpoint, EndpointUrl, SkipReason};
 use crate::domain::names::{EndpointId, EventId, IntegratorKey, SourceName, Topic};
 use crate::domain::reply::Reply;
 use crate::domain::time::Timestamp;
@@ -161,6 +162,20 @@ pub enum Fact<'a> {
         verdict: &'a Verdict,
         /// From AMQP `timestamp` (whole seconds), or first receipt where there is none, to a delivery; only on delivery.
         latency: Option<Duration>,
+    },
+    /// A token server has given an access token.
+    TokenGranted {
+        /// Where, of which scheme, host and port are shown.
+        url: &'a EndpointUrl,
+        /// How long it is good.
+        life: Duration,
+    },
+    /// A token server has given no access token.
+    TokenRefused {
+        /// Where, of which scheme, host and port are shown.
+        url: &'a EndpointUrl,
+        /// Why.
+        fault: AuthFault,
     },
     /// An endpoint keeps failing: it is left alone, and its events wait. Again after each probe that fails.
     CircuitOpened {

@@ -31,6 +31,12 @@ const PROBLEMS_LIMIT: usize = 4000;
 pub(super) fn write(fact: &Fact<'_>) {
     match fact {
         Fact::Attempted { .. } => attempt(fact),
+        Fact::TokenGranted { url, life } => {
+            debug!(target: "callbackd", token_server = url.to_string(), life_ms = ms(*life), "token granted");
+        }
+        Fact::TokenRefused { url, fault } => {
+            warn!(target: "callbackd", token_server = url.to_string(), error = fault.to_string(), "token refused");
+        }
         Fact::Waits { .. } => waits(fact),
         Fact::Received { .. } | Fact::Settled { .. } | Fact::Skipped { .. } | Fact::DeadLettered { .. } | Fact::Rejected { .. } => {
             event(fact)

@@ -14,6 +14,7 @@ use super::metrics::deliveries::{CLASSES, OTHER_STATUS, VERDICTS, verdict_index}
 use super::{REMOVED, ResumeCause, Telemetry};
 use crate::clock;
 use crate::config::{self, Config};
+use crate::domain::auth::{Auth, AuthFault};
 use crate::domain::circuit::TripCause;
 use crate::domain::dead::{DeadReason, RejectReason};
 use crate::domain::decide::{Verdict, Wait};
@@ -117,6 +118,8 @@ impl Scene {
         telemetry.record(&Fact::Skipped { event, endpoint: &self.endpoint, reason: SkipReason::TopicNotWanted });
         self.waits(telemetry, WaitCause::Configuration);
         self.attempt(telemetry, Outcome::Answered { status: 200, retry_after: None }, Verdict::Delivered);
+        telemetry.record(&Fact::TokenGranted { url: &self.endpoint.url, life: Duration::from_secs(3600) });
+        telemetry.record(&Fact::TokenRefused { url: &self.endpoint.url, fault: AuthFault::Refused(401) });
         self.dead_letter(telemetry, DeadReason::Gone);
         self.left_alone(telemetry);
         telemetry.record(&Fact::Rejected {
@@ -134,7 +137,7 @@ impl Scene {
 }
 
 /// The messages of the lines of `record_everything`.
-const ALL_MESSAGES: [&str; 28] = [
+const ALL_MESSAGES: [&str; 30] = [
     "started",
     "broker connected",
     "broker lost",
@@ -152,6 +155,8 @@ const ALL_MESSAGES: [&str; 28] = [
     "skipped",
     "waits",
     "attempt",
+    "token granted",
+    "token refused",
     "dead letter",
     "endpoint paused",
     "endpoint resumed",
@@ -178,6 +183,7 @@ fn endpoint(integrator: &str, id: &str) -> Arc<Endpoint> {
         format: Format::Topic,
         signing: vec![SigningSecret::parse("whsec_Q0FOQVJZQ0FOQVJZQ0FOQVJZQ0FOQVJZQ0FOQVJZ").unwrap()],
         headers,
+        auth: Auth::basic(CANARY, &CANARY.into()),
         ..Endpoint::new(
             IntegratorKey::try_new(integrator).unwrap(),
             EndpointId::try_new(id).unwrap(),
@@ -485,7 +491,8 @@ fn failures() -> impl Iterator<Item = Failure> {
         Failure::Tls(TlsFault::Expired) => Some(Failure::Tls(TlsFault::UnknownIssuer)),
         Failure::Tls(TlsFault::UnknownIssuer) => Some(Failure::Tls(TlsFault::ClientCertificateMissing)),
         Failure::Tls(_) => Some(Failure::Blocked(Forbidden::Url)),
-        Failure::Blocked(_) => Some(Failure::Disconnected),
+        Failure::Blocked(_) => Some(Failure::Auth(AuthFault::NoToken)),
+        Failure::Auth(_) => Some(Failure::Disconnected),
         Failure::Disconnected => Some(Failure::NotHttp),
         Failure::NotHttp => Some(Failure::Local),
         Failure::Local => Some(Failure::Proxy),

@@ -2,7 +2,7 @@
 
 use std::num::NonZeroU16;
 use std::sync::Arc;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
 
@@ -11,13 +11,15 @@ use super::parcel::{Parcel, Stake};
 use super::{Shared, lanes, settle};
 use crate::broker::Delivered;
 use crate::clock;
+use crate::domain::auth::{Auth, Bearer, ClientCredentials};
 use crate::domain::batch::Waiting;
 use crate::domain::decide::{Decision, Rules, Tried, Verdict, decide};
 use crate::domain::event::Event;
 use crate::domain::format::{Body, Wrote};
 use crate::domain::history::History;
 use crate::domain::integrator::{Endpoint, SkipReason};
-use crate::domain::request::{self, Attempt};
+use crate::domain::reply::{Failure, Outcome, Reply};
+use crate::domain::request::{self, Attempt, CallbackRequest};
 use crate::domain::time::Timestamp;
 use crate::telemetry::{Fact, Place, WaitCause};
 
@@ -87,6 +89,11 @@ fn write(shared: &Arc<Shared>, endpoint: &Arc<Endpoint>, stake: Stake, body: &mu
 }
 
 async fn attempt(seat: Seat, shared: &Arc<Shared>, endpoint: &Endpoint, members: Vec<Stake>, body: Vec<u8>) -> Option<Start> {
+    // Before the request is composed, as it states its time.
+    let token = match &endpoint.auth {
+        Auth::OAuth2(credentials) => Some(Box::pin(token(shared, credentials)).await?),
+        Auth::None | Auth::Basic(_) => None,
+    };
     members.iter().for_each(Stake::begin);
     let started_at = clock::now();
     let request_bytes = body.len();
@@ -103,7 +110,7 @@ async fn attempt(seat: Seat, shared: &Arc<Shared>, endpoint: &Endpoint, members:
     }
     let in_flight = shared.telemetry.in_flight_started();
     let reply = tokio::select! {
-        reply = shared.egress.attempt(request, endpoint.policy.timeout) => reply,
+        reply = call(shared, endpoint, request, token) => reply,
         () = shared.halt.cancelled() => return None,
     };
     drop(in_flight);
@@ -122,6 +129,28 @@ async fn attempt(seat: Seat, shared: &Arc<Shared>, endpoint: &Endpoint, members:
         join_all(copies.into_iter().map(|copy| copy.make(shared, endpoint))).await;
     }
     seat.finish(endpoint, &reply)
+}
+
+/// An access token, or the reply that stands for not getting one. `None` when the worker halts.
+async fn token(shared: &Shared, credentials: &Arc<ClientCredentials>) -> Option<Result<Bearer, Reply>> {
+    let start = Instant::now();
+    let bearer = shared.halt.run_until_cancelled(shared.tokens.bearer(credentials)).await?;
+    Some(bearer.map_err(|fault| Reply { outcome: Outcome::Failed(Failure::Auth(fault)), took: start.elapsed() }))
+}
+
+/// Calls the endpoint, with the access token that it wants; without one it is not called.
+async fn call(shared: &Shared, endpoint: &Endpoint, mut request: CallbackRequest, token: Option<Result<Bearer, Reply>>) -> Reply {
+    let bearer = match token {
+        None => return shared.egress.attempt(request, endpoint.policy.timeout).await,
+        Some(Err(reply)) => return reply,
+        Some(Ok(bearer)) => bearer,
+    };
+    request.authorize(&bearer);
+    let reply = shared.egress.attempt(request, endpoint.policy.timeout).await;
+    if let (Some(401), Auth::OAuth2(credentials)) = (reply.status(), &endpoint.auth) {
+        shared.tokens.reject(credentials, &bearer);
+    }
+    reply
 }
 
 /// A request that was made, for all of its members.

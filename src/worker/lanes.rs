@@ -366,6 +366,7 @@ pub(super) async fn follow_directory(shared: Arc<Shared>, mut directory: watch::
     while directory.changed().await.is_ok() {
         let newest = Arc::clone(&directory.borrow_and_update());
         shared.egress.keep_only(&newest);
+        shared.tokens.keep(&newest);
         for place in shared.lanes.all() {
             if let Some(endpoint) = newest.endpoint(&place.integrator, &place.id) {
                 renew(&shared, &place, endpoint, Instant::now());

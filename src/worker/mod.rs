@@ -19,7 +19,7 @@ use tokio_util::task::TaskTracker;
 use crate::broker::{Ground, Publisher, QueueRole, Subscription, Topology};
 use crate::config::{Config, Source};
 use crate::domain::integrator::Directory;
-use crate::egress::Egress;
+use crate::egress::{Egress, Tokens};
 use crate::telemetry::{Fact, Telemetry};
 
 use intake::Intake;
@@ -35,6 +35,7 @@ struct Shared {
     directory: watch::Receiver<Arc<Directory>>,
     publisher: Publisher,
     egress: Egress,
+    tokens: Tokens,
     telemetry: Telemetry,
     lanes: Lanes,
     /// Everything that runs for a message; a stop waits for it.
@@ -75,6 +76,7 @@ impl Worker {
             config: Arc::clone(&config),
             directory,
             publisher,
+            tokens: Tokens::new(egress.clone(), telemetry.clone()),
             egress,
             telemetry: telemetry.clone(),
             lanes: Lanes::default(),

@@ -276,8 +276,9 @@ fn spawn(folder: &Path, environment: &[(String, String)]) -> Child {
     Command::new(env!("CARGO_BIN_EXE_callbackd"))
         .args(["run", "--config"])
         .arg(folder.join("callbackd.toml"))
-        .envs(environment.iter().map(|(name, value)| (name, value)))
+        // That of whoever runs the tests; a test may set its own.
         .env_remove("RUST_LOG")
+        .envs(environment.iter().map(|(name, value)| (name, value)))
         .stdin(Stdio::null())
         .stdout(log.try_clone().expect("worker.log"))
         .stderr(log)

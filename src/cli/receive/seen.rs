@@ -5,9 +5,8 @@ use axum::http::{HeaderMap, HeaderName};
 use bytes::Bytes;
 use percent_encoding::percent_decode_str;
 
-use super::signature::Signature;
+use super::signature::{Keys, Signature};
 use crate::domain::request::{ATTEMPT, EVENT_IDS, INTEGRATOR, WEBHOOK_ID};
-use crate::domain::sign::SigningSecret;
 use crate::domain::time::Timestamp;
 
 /// What is shown of a request.
@@ -28,7 +27,7 @@ pub(super) struct Seen {
 }
 
 impl Seen {
-    pub(super) fn new(head: &Parts, body: Bytes, secrets: &[SigningSecret], now: Timestamp) -> Self {
+    pub(super) fn new(head: &Parts, body: Bytes, keys: &Keys, now: Timestamp) -> Self {
         let ids = text(&head.headers, EVENT_IDS.as_str());
         Self {
             at: now,
@@ -38,7 +37,7 @@ impl Seen {
             attempt: text(&head.headers, ATTEMPT.as_str()).and_then(|number| number.parse().ok()),
             integrator: text(&head.headers, INTEGRATOR.as_str()).map(|key| decoded(&key)),
             event_ids: ids.iter().flat_map(|ids| ids.split(',')).filter(|id| !id.is_empty()).map(decoded).collect(),
-            signature: Signature::check(secrets, &head.headers, &body, now),
+            signature: Signature::check(keys, &head.headers, &body, now),
             headers: head.headers.keys().map(|name| (name.to_string(), joined(&head.headers, name))).collect(),
             body,
         }

@@ -80,6 +80,7 @@ fn visible(text: &str) -> String {
 mod tests {
     use axum::http::Request;
 
+    use super::super::signature::Keys;
     use super::*;
     use crate::domain::time::Timestamp;
 
@@ -93,7 +94,7 @@ mod tests {
             .header("x-twice", "1")
             .header("x-twice", "\u{9b}2");
         let (head, ()) = request.body(()).unwrap().into_parts();
-        Seen::new(&head, body.into(), &[], Timestamp::from_millis(0))
+        Seen::new(&head, body.into(), &Keys::default(), Timestamp::from_millis(0))
     }
 
     #[test]

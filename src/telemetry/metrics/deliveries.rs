@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 use std::sync::{PoisonError, RwLock};
 
-use prometheus::{Histogram, IntGauge};
+use prometheus::{Histogram, IntCounter, IntGauge};
 
 use super::Maker;
 use super::endpoints::{self, PerEndpoint};
@@ -24,7 +24,7 @@ const LATENCY: [f64; 20] = [
 ];
 
 /// What [`crate::domain::reply::Reply::class`] can say; a test holds the two together.
-pub(in crate::telemetry) const CLASSES: [&str; 18] = [
+pub(in crate::telemetry) const CLASSES: [&str; 19] = [
     "2xx",
     "3xx",
     "4xx",
@@ -38,6 +38,7 @@ pub(in crate::telemetry) const CLASSES: [&str; 18] = [
     "tls_unknown_issuer",
     "tls_client_certificate",
     "blocked",
+    "auth",
     "disconnected",
     "not_http",
     "local",
@@ -57,6 +58,8 @@ pub(in crate::telemetry) struct Deliveries {
     latency: Histogram,
     pub(in crate::telemetry) in_flight: IntGauge,
     pub(in crate::telemetry) lane_waiting: IntGauge,
+    tokens_granted: IntCounter,
+    tokens_refused: IntCounter,
     endpoints: RwLock<Endpoints>,
     removed: PerEndpoint,
 }
@@ -78,7 +81,14 @@ impl Deliveries {
     pub(super) fn new(maker: &Maker) -> Self {
         let removed = PerEndpoint::new(REMOVED, REMOVED);
         removed.dead(DeadReason::EndpointRemoved).show();
+        let tokens = maker.counters(
+            "callbackd_token_requests_total",
+            "Requests for access tokens (OAuth 2.0), by what became of them: success or refused",
+            &["result"],
+        );
         Self {
+            tokens_granted: tokens.with_label_values(&["success"]),
+            tokens_refused: tokens.with_label_values(&["refused"]),
             duration: maker.histogram("callbackd_attempt_duration_seconds", "From the start of an HTTP request to its outcome", &DURATION),
             latency: maker.histogram(
                 "callbackd_delivery_latency_seconds",
@@ -123,6 +133,8 @@ impl Deliveries {
                 self.meet(&endpoint.integrator, &endpoint.id);
                 self.with(&endpoint.integrator, &endpoint.id, |series| series.skip(reason));
             }
+            Fact::TokenGranted { .. } => self.tokens_granted.inc(),
+            Fact::TokenRefused { .. } => self.tokens_refused.inc(),
             Fact::DeadLettered { event, endpoint, reason, .. } => {
                 self.with(event.integrator, endpoint, |series| series.dead(reason).add_one());
             }

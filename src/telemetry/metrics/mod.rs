@@ -77,7 +77,11 @@ impl Metrics {
             Fact::Received { .. } | Fact::Settled { .. } | Fact::Rejected { .. } | Fact::Waits { .. } => {
                 self.events.count(fact);
             }
-            Fact::Attempted { .. } | Fact::Skipped { .. } | Fact::DeadLettered { .. } => self.deliveries.count(fact),
+            Fact::Attempted { .. }
+            | Fact::Skipped { .. }
+            | Fact::DeadLettered { .. }
+            | Fact::TokenGranted { .. }
+            | Fact::TokenRefused { .. } => self.deliveries.count(fact),
             Fact::CircuitOpened { .. }
             | Fact::CircuitProbing { .. }
             | Fact::CircuitClosed { .. }
