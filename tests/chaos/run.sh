@@ -68,7 +68,7 @@ suite() {
   local command=$1 status=0
   shift
   mkdir "$work/$command"
-  "$root/target/chaos/debug/chaos" "$command" --node "$work/node" --node-script "$root/deploy/rabbitmq-node.sh" --folder "$work/$command" "$@" &
+  RUST_LIB_BACKTRACE=0 "$root/target/chaos/debug/chaos" "$command" --node "$work/node" --node-script "$root/deploy/rabbitmq-node.sh" --folder "$work/$command" "$@" &
   running=$!
   wait "$running" || status=$?
   running=

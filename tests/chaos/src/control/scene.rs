@@ -19,7 +19,7 @@ use crate::child::Child;
 use crate::event::{Character, Event};
 use crate::judge::{Judgement, Terms, judge};
 use crate::ledger::{Entry, Ledger, now};
-use crate::proxy::TcpProxy;
+use crate::proxy::{Side, TcpProxy};
 use crate::publisher::{Outlet, publish_all};
 use crate::receiver::{Answer, Receiver, Script};
 
@@ -227,18 +227,10 @@ impl Scene {
 
     async fn replay_cut_off(&mut self) -> anyhow::Result<()> {
         self.publish(DEAD, EVENTS).await;
+        self.strikes("the connection is cut before the copy of an event in the middle");
+        self.link.cut_before(Side::Client, event(EVENTS / 2).id().as_bytes());
         self.start()?;
-        let desk = Desk::open(&self.url()).await?;
-        let deadline = Instant::now() + LIMIT;
-        while desk.ready(WORK).await? == 0 {
-            ensure!(Instant::now() < deadline, "nothing was replayed within {LIMIT:?}");
-            sleep(POLL).await;
-        }
-        self.strikes("nothing that is published leaves, then the connection is cut");
-        self.link.hold_from_client(true);
-        sleep(Duration::from_secs(1)).await;
-        self.link.cut();
-        self.link.hold_from_client(false);
+        self.until("the copy is on its way", |scene| !scene.link.is_armed()).await?;
         self.is_over();
         Ok(())
     }
