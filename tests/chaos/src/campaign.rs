@@ -12,7 +12,7 @@ use crate::broker::Node;
 use crate::drain;
 use crate::event::Character;
 use crate::faults::{Stage, in_flight};
-use crate::judge::{Judgement, judge};
+use crate::judge::{Judgement, Terms, judge};
 use crate::ledger::{Entry, Ledger, now};
 use crate::logs::Errors;
 use crate::plan::{Fault, Planned, WORKERS, plan};
@@ -30,6 +30,8 @@ pub struct Wish {
     pub faults: usize,
     /// Of the plan.
     pub seed: u64,
+    /// Back to delivering, at most this long after the broker accepts.
+    pub recovery: Duration,
     /// The program under test.
     pub program: PathBuf,
     /// For configuration, logs and ledger.
@@ -85,7 +87,7 @@ pub async fn run(wish: &Wish, node: Node) -> anyhow::Result<Outcome> {
         worker.stop().await;
     }
     drain::everything(&stage).await?;
-    let judgement = judge(&ledger.read()?, &TERMS);
+    let judgement = judge(&ledger.read()?, &Terms { recovery: wish.recovery, ..TERMS });
     let errors = Errors::of(&worker::logs(&wish.folder)?)?;
     let bad_reloads = judgement.figures.faults.get(Fault::ReloadBad.kind()).copied().unwrap_or(0);
     let unexplained_errors = errors.beyond(u64::from(bad_reloads), WORKERS as u64);

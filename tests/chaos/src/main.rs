@@ -2,6 +2,7 @@
 
 use std::path::PathBuf;
 use std::process::ExitCode;
+use std::time::Duration;
 
 use anyhow::Context as _;
 use callbackd_chaos::broker::Node;
@@ -32,6 +33,9 @@ struct Run {
     size: Size,
     #[command(flatten)]
     place: Place,
+    /// Seconds in which there has to be a delivery after the broker accepts.
+    #[arg(long, default_value = "5")]
+    recovery: u64,
     /// The program under test.
     #[arg(long)]
     callbackd: PathBuf,
@@ -102,11 +106,12 @@ fn print_plan(seed: u64, faults: usize) {
 }
 
 async fn run(arguments: Run) -> anyhow::Result<ExitCode> {
-    let Run { size, place, callbackd } = arguments;
+    let Run { size, place, recovery, callbackd } = arguments;
     let node = Node::running(&place.node, &place.node_script)?;
     let (seed, faults) = (size.seed(), size.faults);
     let machine = format!("{}, {} cores, {}.", node.version().await?, cores(), build(&callbackd));
-    let wish = Wish { events: size.events, faults, seed, program: callbackd, folder: place.folder.clone() };
+    let recovery = Duration::from_secs(recovery);
+    let wish = Wish { events: size.events, faults, seed, recovery, program: callbackd, folder: place.folder.clone() };
     eprintln!("== {} events, {faults} faults, seed {seed}", wish.events);
     let outcome = campaign::run(&wish, node).await?;
     tell(&report::run(&wish, &outcome, &machine), place.out.as_deref())?;

@@ -36,8 +36,14 @@ pub const HEARTBEAT: Duration = Duration::from_secs(3);
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
 /// What the configuration says of retries.
-pub const TERMS: Terms =
-    Terms { initial: Duration::from_millis(200), multiplier: 2.0, max_delay: Duration::from_secs(1), jitter: 0.2, max_attempts: 4 };
+pub const TERMS: Terms = Terms {
+    initial: Duration::from_millis(200),
+    multiplier: 2.0,
+    max_delay: Duration::from_secs(1),
+    jitter: 0.2,
+    max_attempts: 4,
+    recovery: Duration::from_secs(5),
+};
 
 /// How the workers are set up.
 #[derive(Debug)]

@@ -23,7 +23,8 @@ use crate::proxy::{Side, TcpProxy};
 use crate::publisher::{Outlet, publish_all};
 use crate::receiver::{Answer, Receiver, Script};
 
-const TERMS: Terms = Terms { initial: WAIT_TIME, multiplier: 1.0, max_delay: WAIT_TIME, jitter: 0.0, max_attempts: 3 };
+const TERMS: Terms =
+    Terms { initial: WAIT_TIME, multiplier: 1.0, max_delay: WAIT_TIME, jitter: 0.0, max_attempts: 3, recovery: Duration::from_secs(5) };
 /// Deliveries that an honest bare worker has in flight: requests, and acknowledgements on their way.
 const HELD: u32 = 2 * IN_FLIGHT as u32;
 const LIMIT: Duration = Duration::from_secs(40);

@@ -17,8 +17,6 @@ use tale::{Struck, Tale};
 const TOLD: usize = 3;
 /// Lines of a history.
 const HISTORY: usize = 40;
-/// Back to delivering, at most this long after the broker accepts.
-const RECOVERY_MARK: Duration = Duration::from_secs(5);
 
 /// What the workers were told to keep to.
 #[derive(Debug, Clone, Copy)]
@@ -33,6 +31,8 @@ pub struct Terms {
     pub jitter: f64,
     /// Attempts of an event that is to be given up.
     pub max_attempts: u32,
+    /// Back to delivering, at most this long after the broker accepts.
+    pub recovery: Duration,
 }
 
 /// The numbers of a run. Events, where nothing else is said.
@@ -116,7 +116,7 @@ pub fn judge(records: &[Record], terms: &Terms) -> Judgement {
     }
     court.close();
     court.judge_events(terms);
-    court.sentence(records)
+    court.sentence(records, terms.recovery)
 }
 
 #[derive(Default)]
@@ -250,7 +250,7 @@ impl Court {
         }
     }
 
-    fn sentence(mut self, records: &[Record]) -> Judgement {
+    fn sentence(mut self, records: &[Record], recovery: Duration) -> Judgement {
         let count = |name| self.wrong.get(name).map_or(0, |events| events.len() as u64);
         let figures = &mut self.figures;
         (figures.pending, figures.lost, figures.unexpected) = (count("pending"), count("lost"), count("unexpected"));
@@ -266,10 +266,10 @@ impl Court {
         if figures.extra > figures.bound {
             plain("duplicates", figures.extra, format!("{} were told again, at most {} may be", figures.extra, figures.bound));
         }
-        let mark = u64::try_from(RECOVERY_MARK.as_micros()).unwrap_or(u64::MAX);
+        let mark = u64::try_from(recovery.as_micros()).unwrap_or(u64::MAX);
         let late = figures.recoveries.iter().filter(|micros| **micros > mark).count() as u64;
         if late > 0 {
-            plain("late", late, format!("not delivering within {RECOVERY_MARK:?} after the broker accepted, {late} times"));
+            plain("late", late, format!("not delivering within {recovery:?} after the broker accepted, {late} times"));
         }
         if !self.misconduct.is_empty() {
             plain("misconduct", self.misconduct.len() as u64, self.misconduct.join("; "));

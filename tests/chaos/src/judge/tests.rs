@@ -2,8 +2,14 @@
 
 use super::*;
 
-const TERMS: Terms =
-    Terms { initial: Duration::from_millis(200), multiplier: 2.0, max_delay: Duration::from_secs(1), jitter: 0.2, max_attempts: 4 };
+const TERMS: Terms = Terms {
+    initial: Duration::from_millis(200),
+    multiplier: 2.0,
+    max_delay: Duration::from_secs(1),
+    jitter: 0.2,
+    max_attempts: 4,
+    recovery: Duration::from_secs(5),
+};
 
 /// An event for an endpoint that says 200, one that is refused, and one for nobody.
 const GOOD: u64 = 0;
