@@ -22,6 +22,7 @@ main() {
     check_scripts
     check_compose
   fi
+  [ $# -gt 0 ] || bash tests/chaos/run.sh --short
   start_broker
   test_rust "$@"
 }
@@ -64,7 +65,7 @@ check_rust() {
 }
 
 check_scripts() {
-  local script scripts=(deploy/*.sh tests/*.sh tests/bench/*.sh .ci/run)
+  local script scripts=(deploy/*.sh tests/*.sh tests/bench/*.sh tests/chaos/*.sh .ci/run)
   step "shell scripts"
   for script in "${scripts[@]}"; do bash -n "$script"; done
   if command -v shellcheck >/dev/null; then shellcheck "${scripts[@]}"; fi
