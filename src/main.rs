@@ -43,8 +43,9 @@ fn main() -> ExitCode {
         }
     };
     let outcome = runtime.block_on(cli.run());
-    // Whatever still runs (a name look-up, a request that was given up) must not keep the process alive.
-    runtime.shutdown_background();
+    // Whatever still runs (a name look-up, a request that was given up) ends with the process, and must not keep it alive. Nor is the
+    // runtime shut down under it: the AMQP library's thread, met while it connects, would panic into the last lines of the log.
+    std::mem::forget(runtime);
     match outcome {
         Ok(()) => ExitCode::SUCCESS,
         Err(error) => {

@@ -160,9 +160,14 @@ async fn a_token_server_is_guarded_as_endpoints_are() {
     let server = Receiver::start();
     let port = server.address().port();
     let tokens = tokens(&EgressConfig { allow_http: true, ports: Ports::Any, ..EgressConfig::default() });
-    for host in ["127.0.0.1", "localhost", "2130706433", "[::ffff:127.0.0.1]", "169.254.169.254"] {
+    for (host, forbidden) in [
+        ("127.0.0.1", Forbidden::Address),
+        ("[::ffff:7f00:1]", Forbidden::Address),
+        ("169.254.169.254", Forbidden::Address),
+        ("localhost", Forbidden::Name),
+    ] {
         let credentials = credentials(&format!("http://{host}:{port}/token"));
-        assert_eq!(tokens.bearer(&credentials).await, Err(AuthFault::Blocked(Forbidden::Address)), "{host}");
+        assert_eq!(tokens.bearer(&credentials).await, Err(AuthFault::Blocked(forbidden)), "{host}");
     }
     let secure = Egress::new(&EgressConfig { allow_http: false, ..EgressConfig::anywhere() }).unwrap();
     let secure = Tokens::new(secure, Telemetry::default());

@@ -1,5 +1,6 @@
 //! A model of the whole worker around the pure core: queues, ladder, lanes and attempts on a clock of its own, with endpoints that fail
-//! in every way, kills and reloads, by seed. Whatever happens, the promises hold; and a model with a fault built in is caught.
+//! in every way, kills and reloads, by seed. Whatever happens, the promises hold; and a model with a fault built in is caught. Timers and
+//! wake-ups are not in it: every lane is looked at after every step.
 //!
 //! `CALLBACKD_MODEL_SEEDS` says how many seeds are tried (2,000), `CALLBACKD_MODEL_SEED` tries one alone: a failure names it, and the
 //! same seed fails in the same way.
@@ -52,9 +53,11 @@ enum Fault {
     TakesAFailureForSuccess,
     ForgetsTheLineOnReload,
     IgnoresThePlacesInFlight,
+    ExpiresEarly,
+    BuriesAsGone,
 }
 
-const FAULTS: [Fault; 9] = [
+const FAULTS: [Fault; 11] = [
     Fault::AcknowledgesBeforeItCalls,
     Fault::AcknowledgesBeforeTheCopyIsConfirmed,
     Fault::ForgetsTheAttempts,
@@ -64,6 +67,8 @@ const FAULTS: [Fault; 9] = [
     Fault::TakesAFailureForSuccess,
     Fault::ForgetsTheLineOnReload,
     Fault::IgnoresThePlacesInFlight,
+    Fault::ExpiresEarly,
+    Fault::BuriesAsGone,
 ];
 
 /// One event for its endpoint, as the broker has it.
@@ -94,6 +99,8 @@ struct Account {
     excuses: u32,
     attempts: u32,
     not_before: Duration,
+    /// It was told that the endpoint is gone.
+    gone: bool,
     dead: Option<DeadReason>,
 }
 
@@ -311,7 +318,7 @@ impl World {
                         history.attempts += u32::from(self.has(Fault::CountsAStayAsAnAttempt));
                         self.put_away(Message { history: history.making_room(turn_at), ..work }, wait);
                     }
-                    Parking::Expired => self.bury(&work, DeadReason::Expired)?,
+                    Parking::Expired => self.bury(&work, DeadReason::Expired, Duration::ZERO)?,
                 }
             }
         }
@@ -391,7 +398,19 @@ impl World {
         let (wall, name) = (self.wall(), id(endpoint));
         let decision = decide(&message.history, &Tried { endpoint: &name, started_at, members, reply }, rules, wall, self.dice.f64());
         let mut history = decision.history;
-        match decision.verdict {
+        let asked = match reply.outcome {
+            Outcome::Answered { status: 429 | 503, retry_after: Some(after) } => {
+                after.wait(wall).min(self.policies[endpoint].retry.max_retry_after)
+            }
+            _ => Duration::ZERO,
+        };
+        self.accounts[message.event].gone |= reply.status() == Some(410);
+        let verdict = match decision.verdict {
+            Verdict::Retry(_) if self.has(Fault::ExpiresEarly) && history.attempts == 3 => Verdict::Dead(DeadReason::Expired),
+            Verdict::Retry(_) if self.has(Fault::BuriesAsGone) && reply.status() == Some(401) => Verdict::Dead(DeadReason::Gone),
+            verdict => verdict,
+        };
+        match verdict {
             Verdict::Delivered => {
                 let account = &mut self.accounts[message.event];
                 account.told += u32::from(reply.is_success());
@@ -402,12 +421,6 @@ impl World {
             Verdict::Retry(_) if self.has(Fault::TakesAFailureForSuccess) && reply.status() == Some(422) => {}
             Verdict::Retry(_) if self.has(Fault::AcknowledgesBeforeTheCopyIsConfirmed) && self.dice.u32(0..50) == 0 => {}
             Verdict::Retry(wait) => {
-                let asked = match reply.outcome {
-                    Outcome::Answered { status: 429 | 503, retry_after: Some(after) } => {
-                        after.wait(wall).min(self.policies[endpoint].retry.max_retry_after)
-                    }
-                    _ => Duration::ZERO,
-                };
                 let earliest = self.policies[endpoint].retry.window_after(history.attempts).earliest.max(asked);
                 let account = &mut self.accounts[message.event];
                 // A member of a failed batch that has no time left is tried once more, alone, as soon as it may be.
@@ -420,7 +433,10 @@ impl World {
                 }
                 self.put_away(Message { history, ..message }, wait);
             }
-            Verdict::Dead(reason) => self.bury(&Message { history, ..message }, reason)?,
+            Verdict::Dead(reason) => {
+                let latest = self.policies[endpoint].retry.window_after(history.attempts).latest.max(asked);
+                self.bury(&Message { history, ..message }, reason, latest)?;
+            }
         }
         Ok(())
     }
@@ -438,14 +454,14 @@ impl World {
         }
     }
 
-    fn bury(&mut self, message: &Message, reason: DeadReason) -> Broken {
+    /// Gives up a delivery whose next attempt would have been so long after now, at the earliest.
+    fn bury(&mut self, message: &Message, reason: DeadReason, next: Duration) -> Broken {
         let account = &mut self.accounts[message.event];
         let policy = &self.policies[account.endpoint].retry;
         let is_due = match reason {
             DeadReason::Exhausted => policy.max_attempts.is_some_and(|limit| account.attempts >= limit),
-            // The next attempt would come too late: no wait is longer than a `Retry-After` may make it.
-            DeadReason::Expired => self.now + policy.max_delay.max(policy.max_retry_after) >= account.published + policy.max_age,
-            DeadReason::Gone => true,
+            DeadReason::Expired => self.now + next.mul_f64(1.25) >= account.published + policy.max_age,
+            DeadReason::Gone => account.gone,
             _ => false,
         };
         account.dead = Some(reason);

@@ -22,6 +22,8 @@ const REQUESTS: NonZeroU32 = NonZeroU32::new(50).expect("not zero");
 /// Wrong tokens a second, from everybody together, that are told so; more are told to come back later. A right token is
 /// never turned away for the wrong ones of others.
 const WRONG_TOKENS: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
+/// Headers by which a proxy says for whom it asks.
+const FORWARDED: [&str; 5] = ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"];
 /// Who uses `/api` where there are no tokens.
 const LOCAL: &str = "local";
 
@@ -64,7 +66,9 @@ pub(super) const fn message(refusal: ApiRefusal) -> &'static str {
         ApiRefusal::WrongToken => "the token is none of [[admin.token]]",
         ApiRefusal::TooManyWrongTokens => "too many wrong tokens; come back in a second",
         ApiRefusal::TooManyRequests => "too many requests with this token; come back in a second",
-        ApiRefusal::ForeignHost => "without [[admin.token]], only `localhost` or a loopback address may stand in `host`",
+        ApiRefusal::ForeignHost => {
+            "without [[admin.token]], only `localhost` or a loopback address may stand in `host`, and no proxy may ask"
+        }
         ApiRefusal::ForeignOrigin => "without [[admin.token]], no page from elsewhere may make requests",
     }
 }
@@ -89,6 +93,10 @@ impl Access {
     fn local(&self, headers: &HeaderMap) -> Result<&Token, ApiRefusal> {
         let host =
             headers.get(header::HOST).and_then(|host| host.to_str().ok()).filter(|host| is_here(host)).ok_or(ApiRefusal::ForeignHost)?;
+        // A proxy on this machine makes everybody look local.
+        if FORWARDED.iter().any(|name| headers.contains_key(*name)) {
+            return Err(ApiRefusal::ForeignHost);
+        }
         let is_own = |origin: &header::HeaderValue| origin.to_str().is_ok_and(|origin| origin.strip_prefix("http://") == Some(host));
         if headers.get_all(header::ORIGIN).iter().all(is_own) { Ok(&self.local) } else { Err(ApiRefusal::ForeignOrigin) }
     }
@@ -201,6 +209,7 @@ mod tests {
             assert_eq!(access.judge(&headers(&[("host", host)])), Err(ApiRefusal::ForeignHost), "{host}");
         }
         assert_eq!(access.judge(&HeaderMap::new()), Err(ApiRefusal::ForeignHost));
+        assert_eq!(access.judge(&headers(&[("host", "127.0.0.1:9464"), ("x-forwarded-for", "192.0.2.7")])), Err(ApiRefusal::ForeignHost));
         let from = |origin: &str| access.judge(&headers(&[("host", "127.0.0.1:9464"), ("origin", origin)])).map(drop);
         assert_eq!(from("http://127.0.0.1:9464"), Ok(()));
         for origin in ["http://evil.example", "null", "http://127.0.0.1:80", "https://127.0.0.1:9464"] {

@@ -1,6 +1,7 @@
 //! `/api/v1`: what operators may ask and change. Everything here is for whoever [`Access`] admits, and whatever changes something
 //! leaves an audit line with the name of the token before it is answered.
 
+use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use axum::Router;
@@ -9,6 +10,7 @@ use axum::http::{HeaderName, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse, Response};
 use axum::routing::{get, post};
+use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use serde::Serialize;
 use tokio::sync::watch;
 
@@ -32,6 +34,16 @@ pub struct Api {
     pub reload: ReloadTrigger,
     /// Where facts go.
     pub telemetry: Telemetry,
+    /// Limits how often they are loaded.
+    pub reloads: Arc<DefaultDirectRateLimiter>,
+}
+
+impl Api {
+    /// One reload a second.
+    #[must_use]
+    pub fn one_reload_a_second() -> Arc<DefaultDirectRateLimiter> {
+        Arc::new(RateLimiter::direct(Quota::per_second(NonZeroU32::MIN)))
+    }
 }
 
 #[derive(Serialize)]
@@ -120,6 +132,10 @@ async fn status(State(api): State<Api>) -> Response {
 }
 
 async fn reload(State(api): State<Api>, Extension(actor): Extension<Actor>) -> Response {
+    // To load thousands of integrators takes a third of a second of the machine.
+    if api.reloads.check().is_err() {
+        return told(StatusCode::TOO_MANY_REQUESTS, "one reload a second");
+    }
     api.telemetry.record(&Fact::Audited { actor: actor.as_str(), action: "reload" });
     api.reload.reload();
     told(StatusCode::ACCEPTED, "the integrators are being loaded; the log and callbackd_config_last_reload_successful tell what came of it")

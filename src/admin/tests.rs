@@ -47,8 +47,13 @@ impl Stage {
         let tokens = tokens.iter().map(|(name, secret)| ApiToken { name: (*name).to_owned(), secret: (*secret).into() }).collect();
         let config = Admin { listen: address, api: true, tokens };
         let telemetry = Telemetry::default();
-        let api =
-            Api { readiness, directory: watch::channel(Arc::default()).1, reload: ReloadTrigger::default(), telemetry: telemetry.clone() };
+        let api = Api {
+            readiness,
+            directory: watch::channel(Arc::default()).1,
+            reload: ReloadTrigger::default(),
+            telemetry: telemetry.clone(),
+            reloads: Api::one_reload_a_second(),
+        };
         let reload = api.reload.clone();
         let server = tokio::spawn(serve_within(limits, listener, router(&config, api), stop.clone()));
         Self { reload, telemetry, address, consumes, publishes, blocked, stopping, stop, server }

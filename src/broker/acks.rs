@@ -73,7 +73,7 @@ pub(super) struct AcksOf {
 impl Acks {
     /// Starts the task that writes.
     pub(super) fn start(channel: Channel, of: AcksOf) -> Self {
-        // Unbounded, and yet bounded: a message is settled once, and the broker hands out no more than the prefetch window.
+        // Unbounded, and yet bounded: a message is settled once, and the broker hands out no more than the prefetch window on a channel.
         let (settlements, receiver) = mpsc::unbounded_channel();
         let progress = Arc::<Progress>::default();
         tokio::spawn(Writer { channel, of, ledger: Ledger::default(), progress: Arc::clone(&progress) }.run(receiver));

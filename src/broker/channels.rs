@@ -17,6 +17,8 @@ use super::connection::{BrokerError, within};
 const MOST: usize = 8;
 /// Messages acknowledged singly between two looks that are worth another channel: to change takes a few round trips.
 const SINGLES: u64 = 250;
+/// No change sooner than so many looks after the one before.
+const LOOKS: u32 = 4;
 
 /// All channels of one session.
 pub(super) struct Channels {
@@ -25,6 +27,10 @@ pub(super) struct Channels {
     left: Vec<Line>,
     /// Of the current one, at the last look: what was contiguous, and how many messages were acknowledged singly.
     last: (u64, u64),
+    /// Looks until the next change may be.
+    rest: u32,
+    /// The broker or the connection gives us no more of them.
+    is_refused: bool,
 }
 
 /// A channel and what has become of its messages.
@@ -58,7 +64,7 @@ impl Line {
 impl Channels {
     /// Starts with one channel.
     pub(super) fn new(channel: Channel, of: AcksOf) -> Self {
-        Self { current: Line::new(channel, of.clone()), of, left: Vec::new(), last: (0, 0) }
+        Self { current: Line::new(channel, of.clone()), of, left: Vec::new(), last: (0, 0), rest: 0, is_refused: false }
     }
 
     fn all(&self) -> impl Iterator<Item = &Line> {
@@ -95,23 +101,30 @@ impl Channels {
     pub(super) fn is_held_up(&mut self) -> bool {
         let now = self.current.acks.progress();
         let (before, singles) = std::mem::replace(&mut self.last, now);
-        now.0 == before && now.1.saturating_sub(singles) >= SINGLES && (self.left.len() + 1 < MOST || self.idle().is_some())
+        self.rest = self.rest.saturating_sub(1);
+        let may_be_new = self.left.len() + 1 < MOST && !self.is_refused;
+        now.0 == before && now.1.saturating_sub(singles) >= SINGLES && self.rest == 0 && (may_be_new || self.idle().is_some())
     }
 
     /// Makes another channel the current one, whose acknowledgements begin anew: one that was left and has nothing out any
-    /// more, or a new one. To be called when no more messages come in on the current one.
-    ///
-    /// # Errors
-    /// There is no new one to be had.
-    pub(super) async fn change(&mut self, connection: &Connection) -> Result<Channel, BrokerError> {
+    /// more, or a new one. `None` when there is none to be had, as `channel_max` or a limit of the user may have it: then it is not
+    /// asked for again. To be called when no more messages come in on the current one.
+    pub(super) async fn change(&mut self, connection: &Connection) -> Option<Channel> {
+        self.rest = LOOKS;
         let next = match self.idle() {
             Some(index) => self.left.swap_remove(index),
-            None => Line::new(within(self.of.limit, "open a channel", connection.create_channel()).await?, self.of.clone()),
+            None => match within(self.of.limit, "open a channel", connection.create_channel()).await {
+                Ok(channel) => Line::new(channel, self.of.clone()),
+                Err(_) => {
+                    self.is_refused = true;
+                    return None;
+                }
+            },
         };
         self.last = next.acks.progress();
         let channel = next.channel.clone();
         self.left.push(std::mem::replace(&mut self.current, next));
-        Ok(channel)
+        Some(channel)
     }
 
     fn idle(&self) -> Option<usize> {

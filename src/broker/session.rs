@@ -314,10 +314,16 @@ impl<'a> Session<'a> {
     async fn open_again(&mut self, tempo: &mut Tempo) -> Result<(), BrokerError> {
         let (queue, telemetry) = (&self.feed.queue, &self.feed.telemetry);
         let (before, given_back) = (tempo.window.now(), std::mem::take(&mut self.given_back));
-        tempo.window.change(if given_back > 0 { Cause::Overrun } else { Cause::Sizes });
+        let wants_channel = std::mem::take(&mut self.wants_channel);
+        if given_back > 0 {
+            tempo.window.change(Cause::Overrun);
+        } else if !wants_channel {
+            tempo.window.change(Cause::Sizes);
+        }
         let prefetch = tempo.prefetch();
-        if std::mem::take(&mut self.wants_channel) {
-            self.tap.move_to(self.channels.change(&self.connection).await?);
+        // Where there is none to be had, it goes on as it was, only dearer for the broker.
+        if wants_channel && let Some(channel) = self.channels.change(&self.connection).await {
+            self.tap.move_to(channel);
         }
         self.tap.open_again(prefetch).await?;
         if tempo.window.now() < before || given_back > 0 {
@@ -363,7 +369,9 @@ impl<'a> Session<'a> {
             tempo.pace = Pace::Full;
             self.feed.telemetry.record(&Fact::QuarantineOver { queue: &self.feed.queue });
         }
-        if self.channels.is_held_up() && self.tap.is_open() && !self.feed.quiet.is_cancelled() {
+        // Without a pause: with more of the share held, the next consumer would have to wait for room.
+        let has_room = self.feed.share.held() <= self.feed.share.limit() / 4;
+        if self.channels.is_held_up() && has_room && tempo.pace == Pace::Full && self.tap.is_open() && !self.feed.quiet.is_cancelled() {
             self.tap.close();
             self.wants_channel = true;
         }

@@ -125,8 +125,8 @@ impl Orders {
 impl Subscription {
     /// Starts to connect and to read as soon as copies can be published, and keeps at it. At most `prefetch` messages are
     /// unsettled at one time, and fewer where they are large: what is received and not dropped takes no more than an equal
-    /// part of `worker.max_bytes_in_flight`, and one message more. When that window is changed, what is still out of the one
-    /// before does not count. Must be called within a tokio runtime.
+    /// part of `worker.max_bytes_in_flight`, and one message more. When that window is changed, or goes on on another channel
+    /// because a message takes long, what is still out of the one before does not count. Must be called within a tokio runtime.
     #[must_use]
     pub fn start(
         queue: QueueRole,

@@ -80,7 +80,9 @@ impl Window {
 
     /// Whether a whole window of messages was so small that twice as many would fit.
     pub(super) fn is_too_narrow(&self) -> bool {
-        self.now < self.most && self.since >= self.now.into() && self.fits(self.now.saturating_mul(2).min(self.most))
+        // What has become narrower than at first was so for a reason that may come again soon.
+        let patience = if self.now < FIRST { LONG } else { self.now.into() };
+        self.now < self.most && f64::from(self.since) >= patience && self.fits(self.now.saturating_mul(2).min(self.most))
     }
 
     /// Changes the prefetch to what fits, and returns it.
@@ -215,6 +217,13 @@ mod tests {
             // A large one every now and then may move it, but not at every turn of the mix.
             prop_assert!(changes <= 20_000 / 400, "{changes} changes, {window:?}");
         }
+    }
+
+    #[test]
+    fn a_message_beyond_the_whole_share_every_now_and_then_does_not_change_it_each_time() {
+        let mut window = Window::new(1000, MIB);
+        let mix = (0..25_000).map(|n: usize| if n.is_multiple_of(261) { 3 * MIB } else { 3374 });
+        assert!(ride(&mut window, mix) <= 60, "{window:?}");
     }
 
     #[test]

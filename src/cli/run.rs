@@ -39,7 +39,7 @@ impl Run {
         let worker = Worker::start(Parts { config: Arc::clone(&config), directory, egress, telemetry: telemetry.clone() });
         let readiness = Readiness::new(worker.readiness(), worker.blocked(), stop.clone());
         let ended = CancellationToken::new();
-        let api = Api { readiness, directory: in_force, reload: trigger.clone(), telemetry };
+        let api = Api { readiness, directory: in_force, reload: trigger.clone(), telemetry, reloads: Api::one_reload_a_second() };
         let admin = tokio::spawn(admin::serve(listener, config.admin.clone(), api, ended.clone()));
 
         let (mut signals, mut worker) = (signals, worker);

@@ -42,6 +42,8 @@ pub struct Lane<T> {
     line: VecDeque<Queued<T>>,
     service: Service,
     events_in_flight: usize,
+    /// Nothing more can start until a request is over.
+    is_full: bool,
     circuit: Circuit,
     pace: Option<Pace>,
     paused_until: Option<Instant>,
@@ -140,6 +142,7 @@ impl<T> Lane<T> {
             line: VecDeque::new(),
             service: Service::new(now),
             events_in_flight: 0,
+            is_full: false,
             circuit: Circuit::default(),
             pace: policy.rate.map(Pace::new),
             paused_until: None,
@@ -159,7 +162,8 @@ impl<T> Lane<T> {
         let Some(oldest) = self.line.front().map(|queued| queued.since) else { return Next::Nothing };
         let most = if self.is_doubtful { 1 } else { policy.max_in_flight.get() };
         let most_events = (window / IN_FLIGHT_SHARE).max(1);
-        if self.is_paused(now) || self.service.in_flight() >= most || self.events_in_flight >= most_events {
+        self.is_full = self.service.in_flight() >= most || self.events_in_flight >= most_events;
+        if self.is_paused(now) || self.is_full {
             return Next::Nothing;
         }
         let probe = match self.circuit.gate(now) {
@@ -186,8 +190,9 @@ impl<T> Lane<T> {
         self.service.begin(now);
         self.events_in_flight += count;
         let work = self.line.drain(..count).map(|queued| queued.work).collect();
-        if self.line.is_empty() && self.service.in_flight() < most {
-            // It has room: whoever comes is served at once, whatever turns were given away.
+        self.is_full = self.service.in_flight() >= most || self.events_in_flight >= most_events;
+        if self.line.is_empty() && self.service.in_flight() == 1 {
+            // It was idle: whoever comes is served at once, whatever turns were given away.
             self.turns = Turns::new(now);
         }
         Next::Start(work, Turn { started: now, events: count, probe })
@@ -196,6 +201,7 @@ impl<T> Lane<T> {
     /// A request is over. Says whether the circuit has changed by it.
     pub fn finish(&mut self, turn: Turn, ending: Ending, policy: &DeliveryPolicy, now: Instant) -> Option<Change> {
         self.service.end(turn.started, turn.events, now);
+        self.is_full = false;
         self.events_in_flight = self.events_in_flight.saturating_sub(turn.events);
         self.is_doubtful &= self.is_paused(now) || ending.charge.is_none();
         let Some(charge) = ending.charge else {
@@ -223,10 +229,10 @@ impl<T> Lane<T> {
     /// Whether requests take so long that, on average, each place comes free less than once in the time in which somebody who
     /// leaves could be back.
     fn is_stuck(&self, policy: &DeliveryPolicy, shortest: Duration, now: Instant) -> bool {
-        let (places, hold, quiet) = (policy.max_in_flight.get(), hold(shortest), self.service.quiet(now));
-        let is_known = self.service.is_measured() || quiet >= SOON;
-        let served = self.service.events_per_second(places, now) * hold.as_secs_f64();
-        self.service.in_flight() >= places && (quiet >= hold || (is_known && served < f64::from(places)))
+        let (places, hold) = (policy.max_in_flight.get(), hold(shortest));
+        // What has not answered yet may be slow or only new: that is known when it could have been back.
+        let served = self.service.requests_per_second(places, now) * hold.as_secs_f64();
+        self.is_full && (self.service.quiet(now) >= hold || (self.service.is_measured() && served < f64::from(places)))
     }
 
     /// Takes out of the line what makes room for others: everything where the endpoint is not to be called at all, else the
@@ -279,12 +285,14 @@ impl<T> Lane<T> {
         let for_a_batch = (usize::from(policy.batch.max_events.get()) - 1).min(room.window / SHARE);
         let stay = stay(rate, room).max(for_a_batch);
         let have_a_turn = || self.line.iter().filter(|queued| turn_in(&queued.work).is_some()).count();
-        let stay = if is_stuck { stay.min(have_a_turn()).max(for_a_batch) } else { stay };
+        // One stays for the place that comes free next, or it would be idle until somebody comes back.
+        let stay = if is_stuck { stay.max(1).min(have_a_turn()).max(for_a_batch) } else { stay };
         self.put_last_who_has_no_turn(stay, |work| turn_in(work).is_none());
         let behind_the_line = Turns::behind(count(stay), rate);
-        // Before the first request is over, nothing is known but that it was not yet: each may take as long again.
-        let so_far = self.service.quiet(now).max(hold(room.shortest));
-        let hopeful = f64::from(policy.max_in_flight.get()) / so_far.as_secs_f64();
+        // Before the first request is over, nothing is known but that it was not yet: soon after the start it may be any moment,
+        // later each may take as long again.
+        let so_far = self.service.quiet(now);
+        let hopeful = if so_far < hold(room.shortest) { WHILE_SHUT } else { f64::from(policy.max_in_flight.get()) / so_far.as_secs_f64() };
         let turns = if self.service.is_measured() { rate } else { rate.max(hopeful).min(allowed(policy)) };
         self.leave(stay, Cause::Full, |lane, work| {
             let turn = match turn_in(work) {

@@ -76,9 +76,15 @@ impl Service {
     /// while nothing is.
     #[must_use]
     pub fn events_per_second(&self, at_one_time: u16, now: Instant) -> f64 {
-        let unfinished = (f64::from(self.in_flight) * self.since_epoch(now) - self.starts).max(0.0);
         let a_request = if self.requests > 0.0 { self.events / self.requests } else { 1.0 };
-        f64::from(at_one_time) * (self.requests + 1.0) / (self.seconds + unfinished) * a_request
+        self.requests_per_second(at_one_time, now) * a_request
+    }
+
+    /// The same of requests.
+    #[must_use]
+    pub fn requests_per_second(&self, at_one_time: u16, now: Instant) -> f64 {
+        let unfinished = (f64::from(self.in_flight) * self.since_epoch(now) - self.starts).max(0.0);
+        f64::from(at_one_time) * (self.requests + 1.0) / (self.seconds + unfinished)
     }
 
     fn since_epoch(&self, at: Instant) -> f64 {

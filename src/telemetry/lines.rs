@@ -196,7 +196,7 @@ fn service(fact: &Fact<'_>) {
         Fact::Started { integrators, endpoints } => {
             info!(target: "callbackd", version = env!("CARGO_PKG_VERSION"), integrators, endpoints, "started");
         }
-        Fact::Audited { actor, action } => info!(target: "callbackd", actor, action, "audit"),
+        Fact::Audited { actor, action } => info!(target: "callbackd::audit", actor, action, "audit"),
         // Whoever tries could fill the log: they are counted.
         Fact::ApiRefused { reason } => debug!(target: "callbackd", reason = reason.as_str(), "api refused"),
         Fact::Reloaded { integrators, endpoints } => info!(target: "callbackd", integrators, endpoints, "reloaded"),

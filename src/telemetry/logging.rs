@@ -108,14 +108,18 @@ pub(super) enum Shape {
     Json,
 }
 
+/// The target of what operators change: told at every level but `off`.
+const AUDIT: &str = "callbackd::audit";
+
 /// Reads a directive. A bare level speaks of callbackd alone: the libraries below it then say only what is wrong, as
 /// their debug lines are long and were not written with our rules in mind. lapin says nothing then: it calls an error what
 /// we mend and tell as a fact of our own (a queue that has to be declared, a connection that is made again).
 pub(super) fn filter(origin: &'static str, directive: &str) -> Result<EnvFilter, BadLog> {
     let full = match directive.trim().parse::<LevelFilter>() {
         Ok(LevelFilter::OFF) => "off".to_owned(),
-        Ok(level) => format!("callbackd={level},{},lapin=off", level.min(LevelFilter::WARN)),
-        Err(_) => directive.to_owned(),
+        Ok(level) => format!("callbackd={level},{},lapin=off,{AUDIT}=info", level.min(LevelFilter::WARN)),
+        Err(_) if directive.contains(AUDIT) => directive.to_owned(),
+        Err(_) => format!("{directive},{AUDIT}=info"),
     };
     EnvFilter::try_new(full).map_err(|fault| BadLog::Directive { origin, directive: directive.to_owned(), fault: fault.to_string() })
 }
