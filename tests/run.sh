@@ -19,6 +19,7 @@ main() {
   prepare_python
   if [ "$checks" = yes ]; then
     check_rust
+    check_supply_chain
     check_scripts
     check_compose
   fi
@@ -58,10 +59,19 @@ prepare_python() {
 check_rust() {
   step "cargo fmt --check"
   cargo fmt --check
+  cargo fmt --check --manifest-path tests/chaos/Cargo.toml
+  cargo fmt --check --manifest-path tests/bench/Cargo.toml
   step "cargo clippy"
   cargo clippy --quiet --all-targets --locked -- -D warnings
   step "cargo doc"
   RUSTDOCFLAGS=-Dwarnings cargo doc --quiet --no-deps --locked
+}
+
+# Where it is installed; tests/supply_chain.rs holds to most of the same rules in any case. Advisories need a network.
+check_supply_chain() {
+  command -v cargo-deny >/dev/null || return 0
+  step "cargo deny"
+  cargo deny check --config .cargo/deny.toml bans licenses sources
 }
 
 check_scripts() {

@@ -267,10 +267,9 @@ impl Reply {
                 | Failure::Other => Charge::Fails,
                 // Our rules, our machine and our proxy are no fault of the endpoint's.
                 Failure::Blocked(_) | Failure::Local | Failure::Proxy => Charge::Unknown,
-                Failure::Auth(AuthFault::Blocked(_) | AuthFault::Local) => Charge::Unknown,
-                // The token server is the integrator's and part of how its endpoint is called: without a token the next request would
-                // fail too. That the endpoint is then left alone spares the token server as well.
-                Failure::Auth(_) => Charge::Fails,
+                // Nor does a token server's answer say anything about the endpoint: one refusal is the answer for all who wait and would
+                // open the circuits of every endpoint with these credentials. The token server is spared by its own pause.
+                Failure::Auth(_) => Charge::Unknown,
             },
         }
     }
@@ -332,11 +331,13 @@ mod tests {
         assert_eq!(of(Charge::Works).collect::<Vec<u16>>(), (200..=299).chain([400, 409, 410, 413, 422, 431]).collect::<Vec<u16>>());
         assert_eq!(of(Charge::Unknown).count(), 0);
         let blocked = Failure::Auth(AuthFault::Blocked(Forbidden::Address));
-        for failure in [Failure::Blocked(Forbidden::Address), Failure::Local, Failure::Proxy, blocked, Failure::Auth(AuthFault::Local)] {
+        let refused = Failure::Auth(AuthFault::Refused(401));
+        for failure in
+            [Failure::Blocked(Forbidden::Address), Failure::Local, Failure::Proxy, blocked, Failure::Auth(AuthFault::Local), refused]
+        {
             assert_eq!(charge(Outcome::Failed(failure)), Charge::Unknown, "{failure}");
         }
-        let refused = Failure::Auth(AuthFault::Refused(401));
-        for failure in [Failure::Timeout, Failure::Dns, Failure::Connect, Failure::Tls(TlsFault::Expired), Failure::Disconnected, refused] {
+        for failure in [Failure::Timeout, Failure::Dns, Failure::Connect, Failure::Tls(TlsFault::Expired), Failure::Disconnected] {
             assert_eq!(charge(Outcome::Failed(failure)), Charge::Fails, "{failure}");
             assert_eq!(charge(Outcome::Incomplete { status: 200, failure }), Charge::Fails, "{failure}");
         }

@@ -104,7 +104,9 @@ impl Guard {
         if within(&rules.deny_cidrs, address) || leads_to(address).is_some_and(|inner| within(&rules.deny_cidrs, inner.into())) {
             return Err(Forbidden::Denied);
         }
-        if rules.allow_private_networks || is_public(address) || within(&rules.allow_cidrs, address) {
+        let is_admitted = |address| is_public(address) || within(&rules.allow_cidrs, address);
+        // A network that leads on to IPv4 (NAT64) is no way round what is denied there.
+        if rules.allow_private_networks || (is_admitted(address) && leads_to(address).is_none_or(|inner| is_admitted(inner.into()))) {
             return Ok(());
         }
         Err(Forbidden::Address)
@@ -118,7 +120,8 @@ impl Guard {
     /// Judges an address and port as they are about to be dialled: as [`Self::judge`], and none of our own.
     pub(super) fn judge_dialled(&self, address: IpAddr, port: u16) -> Result<(), Forbidden> {
         // What is our own is denied for that reason, wherever it is.
-        let ours = self.rules.own.iter().filter(|own| own.port == port).any(|own| own::is_at(own, address));
+        let is_at = |own: &&_| own::is_at(own, address) || leads_to(address).is_some_and(|inner| own::is_at(own, inner.into()));
+        let ours = self.rules.own.iter().filter(|own| own.port == port).any(|own| is_at(&own));
         if ours { Err(Forbidden::Own) } else { self.judge(address) }
     }
 
@@ -349,6 +352,18 @@ mod tests {
             assert_eq!(judge(&strict(), url), expected, "{url}");
             assert_eq!(judge(&Guard::new(&config::Egress::anywhere()), url), Ok(()), "{url}");
         }
+    }
+
+    #[test]
+    fn a_network_that_leads_on_to_ipv4_leads_to_what_is_admitted_there_alone() {
+        let guard = Guard::new(&config::Egress { allow_cidrs: networks(&["64:ff9b::/96"]), ..config::Egress::default() });
+        assert_eq!(guard.judge("64:ff9b::808:808".parse().unwrap()), Ok(()), "8.8.8.8");
+        for inner in ["64:ff9b::a9fe:a9fe", "64:ff9b::7f00:1", "64:ff9b::a00:1"] {
+            assert_eq!(guard.judge(inner.parse().unwrap()), Err(Forbidden::Address), "{inner}");
+        }
+        let own = vec![config::OwnAddress { host: "203.0.113.7".to_owned(), port: 5672 }];
+        let guard = Guard::new(&config::Egress { own, ..config::Egress::anywhere() });
+        assert_eq!(guard.judge_dialled("64:ff9b::cb00:7107".parse().unwrap(), 5672), Err(Forbidden::Own));
     }
 
     #[test]

@@ -50,6 +50,9 @@ pub(super) struct GuardedResolver {
     running: Running,
 }
 
+/// Addresses of one name that are dialled at most: an answer with thousands would be a way to have others called.
+const DIALLED: usize = 16;
+
 /// The lookups that are under way, by name; shared by the resolvers of all clients.
 pub(super) type Running = Arc<Mutex<HashMap<String, Lookup>>>;
 
@@ -69,7 +72,7 @@ impl GuardedResolver {
             self.judge(&found).await?;
         }
         // Port 0 stands for the URL's port; any other would be dialled where the URL names none.
-        Ok(with_a_way(&found).into_iter().map(|address| SocketAddr::new(address, 0)).collect())
+        Ok(with_a_way(&found).into_iter().take(DIALLED).map(|address| SocketAddr::new(address, 0)).collect())
     }
 
     /// One that is denied denies all.

@@ -51,10 +51,11 @@ pub(super) async fn run(shared: Arc<Shared>, start: Start) {
 
 /// The endpoint is as it is configured now: a reload may have changed or removed it while the deliveries stood in line.
 async fn make(shared: &Arc<Shared>, seat: Seat, work: Vec<Delivery>) -> Option<Start> {
-    let Some(endpoint) = seat.endpoint() else {
+    let Some(authorized) = authorized(shared, &seat).await? else {
         lanes::orphan(shared, seat.id(), work);
         return None;
     };
+    let (endpoint, token) = authorized;
     let mut body = Body::new(endpoint.format, work.iter().map(|delivery| &delivery.stake.parcel().event));
     let members: Vec<Stake> = work.into_iter().filter_map(|delivery| write(shared, &endpoint, delivery.stake, &mut body)).collect();
     let body = body.finish()?;
@@ -62,7 +63,23 @@ async fn make(shared: &Arc<Shared>, seat: Seat, work: Vec<Delivery>) -> Option<S
         lanes::make_way(shared, &endpoint, members.into_iter().map(|stake| Delivery { stake }));
         return None;
     }
-    attempt(seat, shared, &endpoint, members, body).await
+    attempt((seat, token), shared, &endpoint, members, body).await
+}
+
+/// The access token of an endpoint that wants one, or the reply that stands for not getting it.
+type Token = Option<Result<Bearer, Reply>>;
+
+/// The endpoint as it is configured when its access token, where it wants one, has been waited for; `Some(None)` when it is no longer
+/// configured. `None` when the worker halts. Comes before everything else: what has happened during the wait then counts.
+async fn authorized(shared: &Shared, seat: &Seat) -> Option<Option<(Arc<Endpoint>, Token)>> {
+    while let Some(endpoint) = seat.endpoint() {
+        let Auth::OAuth2(credentials) = &endpoint.auth else { return Some(Some((endpoint, None))) };
+        let token = Box::pin(token(shared, credentials)).await?;
+        if let Some(now) = seat.endpoint().filter(|now| now.auth == endpoint.auth) {
+            return Some(Some((now, Some(token))));
+        }
+    }
+    Some(None)
 }
 
 /// Writes a delivery into the body. What is not to be told is settled here, and does not hold up the others.
@@ -88,12 +105,13 @@ fn write(shared: &Arc<Shared>, endpoint: &Arc<Endpoint>, stake: Stake, body: &mu
     }
 }
 
-async fn attempt(seat: Seat, shared: &Arc<Shared>, endpoint: &Endpoint, members: Vec<Stake>, body: Vec<u8>) -> Option<Start> {
-    // Before the request is composed, as it states its time.
-    let token = match &endpoint.auth {
-        Auth::OAuth2(credentials) => Some(Box::pin(token(shared, credentials)).await?),
-        Auth::None | Auth::Basic(_) => None,
-    };
+async fn attempt(
+    (seat, token): (Seat, Token),
+    shared: &Arc<Shared>,
+    endpoint: &Endpoint,
+    members: Vec<Stake>,
+    body: Vec<u8>,
+) -> Option<Start> {
     members.iter().for_each(Stake::begin);
     let started_at = clock::now();
     let request_bytes = body.len();
@@ -139,7 +157,7 @@ async fn token(shared: &Shared, credentials: &Arc<ClientCredentials>) -> Option<
 }
 
 /// Calls the endpoint, with the access token that it wants; without one it is not called.
-async fn call(shared: &Shared, endpoint: &Endpoint, mut request: CallbackRequest, token: Option<Result<Bearer, Reply>>) -> Reply {
+async fn call(shared: &Shared, endpoint: &Endpoint, mut request: CallbackRequest, token: Token) -> Reply {
     let bearer = match token {
         None => return shared.egress.attempt(request, endpoint.policy.timeout).await,
         Some(Err(reply)) => return reply,

@@ -167,8 +167,10 @@ async fn connection(mut client: TcpStream, mut target: TcpStream, shared: &Share
         let there = pump(Side::Client, from_client, to_target, shared);
         let back = pump(Side::Target, from_target, to_client, shared);
         tokio::select! {
-            ((), ()) = async { tokio::join!(there, back) } => false,
+            biased;
+            // What was held back must not slip through when it is cut and let go at one time.
             _ = orders.wait_for(|orders| orders.cuts != cuts) => true,
+            ((), ()) = async { tokio::join!(there, back) } => false,
         }
     };
     if cut {

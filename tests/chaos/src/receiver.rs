@@ -173,7 +173,9 @@ impl Shared {
         let text = |name: &str| head.headers.get(name).and_then(|value| value.to_str().ok()).unwrap_or_default();
         let (path, event) = (path?, event?);
         let signed = Signed { id: text("webhook-id"), seconds: text("webhook-timestamp"), signatures: text("webhook-signature"), body };
-        let by = |character: Character| (0..=self.generation.load(Ordering::Acquire)).any(|one| signed.by(&character.secret(one)));
+        // The worker signs with the newest key and the one before: an older one alone says that it missed a rotation.
+        let newest = self.generation.load(Ordering::Acquire);
+        let by = |character: Character| (newest.saturating_sub(1)..=newest).any(|one| signed.by(&character.secret(one)));
         if event.character() != Some(path) || text("callback-integrator") != path.key() {
             return Some(Flaw::Misdelivered);
         }

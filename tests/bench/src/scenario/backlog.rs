@@ -17,7 +17,7 @@ const BACKLOG: u64 = 1_000_000;
 const RATE: u32 = 500;
 /// How long the other endpoint is watched, with and without backlog.
 const WATCHED: u64 = 30;
-const MOVE_LIMIT: Duration = Duration::from_secs(400);
+const MOVE_LIMIT: Duration = Duration::from_secs(1200);
 const DOWN: Integrators = Integrators { first: 0, count: 1 };
 const UP: Integrators = Integrators { first: 1, count: 1 };
 

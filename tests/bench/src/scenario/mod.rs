@@ -76,7 +76,7 @@ impl Scenario {
     pub async fn run(self, stage: &mut Stage, extent: Extent, report: &mut Report) {
         eprintln!("bench: {self:?}, load {}", crate::measure::load());
         // Several times what a quiet machine needs.
-        let limit = Duration::from_secs(if self == Self::Backlog { 900 } else { 180 + 120 * u64::from(extent.rounds) });
+        let limit = Duration::from_secs(if self == Self::Backlog { 1800 } else { 180 + 120 * u64::from(extent.rounds) });
         let run = async {
             match self {
                 Self::Single => throughput::single(stage, extent, report).await,
