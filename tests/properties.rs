@@ -29,6 +29,7 @@ use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use proptest::prelude::*;
 use serde_json::Value;
+use serde_json::value::RawValue;
 
 /// JSON text as other programs may write it: odd numbers, escapes, and white space wherever it is allowed.
 fn json() -> impl Strategy<Value = String> {
@@ -500,6 +501,13 @@ proptest! {
         let text = format!("{}{}\"", &before[..before.len() - 1], char::from(control));
         let body = format!("{{\"topic\":\"t\",\"integrator\":\"acme\",\"{member}\":[{text}]}}");
         prop_assert!(matches!(decode(body.into(), &Metadata::default()), Err(NoEvent::NotJson(_))));
+    }
+
+    #[test]
+    fn what_is_refused_as_no_json_is_none_and_what_is_taken_is(body in nearly_an_event()) {
+        let is_json = str::from_utf8(&body).is_ok_and(|text| serde_json::from_str::<&RawValue>(text).is_ok());
+        let is_refused = matches!(decode(body.into(), &Metadata::default()), Err(NoEvent::NotJson(_)));
+        prop_assert_eq!(is_refused, !is_json);
     }
 
     #[test]

@@ -1,13 +1,13 @@
 //! The request of a delivery: what an endpoint is sent, down to the last header.
 
 use std::borrow::Cow;
-use std::fmt;
+use std::fmt::{self, Display, Write as _};
 use std::sync::Arc;
 
-use bytes::Bytes;
+use bytes::{Bytes, BytesMut};
 use http::header::{ACCEPT, AUTHORIZATION, CONTENT_TYPE, USER_AGENT};
 use http::{HeaderMap, HeaderName, HeaderValue};
-use percent_encoding::{AsciiSet, CONTROLS, utf8_percent_encode};
+use percent_encoding::{AsciiSet, CONTROLS, PercentEncode, utf8_percent_encode};
 use url::Url;
 
 use super::auth::{Auth, Bearer};
@@ -99,6 +99,8 @@ impl Attempt {
 const OURS: usize = 9;
 /// What the connection adds: host and length of the body.
 const OF_THE_CONNECTION: usize = 2;
+/// Bytes that the values of a request's own headers take unless its ids or keys are long: id and signature, three times, a name, a trace.
+const VALUES: usize = 384;
 
 /// Composes the request that tells `endpoint` of `events`, of which `body` is the rendering.
 ///
@@ -114,33 +116,52 @@ pub fn compose(endpoint: &Endpoint, events: &[&Event], body: Vec<u8>, attempt: &
     let trace = events.first().and_then(|event| event.trace.as_ref());
     let is_authorized = endpoint.auth != Auth::None;
     let optional = usize::from(signature.is_some()) + usize::from(is_authorized) + if trace.is_some() { 2 } else { 0 };
-    let mut headers = HeaderMap::with_capacity(endpoint.headers.len() + OURS + optional + OF_THE_CONNECTION);
+    let map = HeaderMap::with_capacity(endpoint.headers.len() + OURS + optional + OF_THE_CONNECTION);
+    let mut headers = Headers { map, values: BytesMut::with_capacity(VALUES) };
     for (name, value) in endpoint.headers.iter().filter(|(name, _)| !is_ours(name)) {
-        headers.append(name, value.clone());
+        headers.map.append(name, value.clone());
     }
     if let Auth::Basic(value) = &endpoint.auth {
-        headers.insert(AUTHORIZATION, value.clone());
+        headers.map.insert(AUTHORIZATION, value.clone());
     }
-    headers.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
-    headers.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
-    headers.insert(USER_AGENT, HeaderValue::from_static(concat!("callbackd/", env!("CARGO_PKG_VERSION"))));
-    put(&mut headers, WEBHOOK_ID, Cow::Borrowed(&webhook_id));
-    headers.insert(WEBHOOK_TIMESTAMP, HeaderValue::from(attempt.now.seconds()));
+    headers.map.insert(CONTENT_TYPE, HeaderValue::from_static("application/json"));
+    headers.map.entry(ACCEPT).or_insert(HeaderValue::from_static("*/*"));
+    headers.map.insert(USER_AGENT, HeaderValue::from_static(concat!("callbackd/", env!("CARGO_PKG_VERSION"))));
+    headers.put(WEBHOOK_ID, &webhook_id);
+    headers.put(WEBHOOK_TIMESTAMP, attempt.now.seconds());
     if let Some(signature) = signature {
-        put(&mut headers, WEBHOOK_SIGNATURE, Cow::Owned(signature));
+        headers.put(WEBHOOK_SIGNATURE, signature);
     }
-    put(&mut headers, EVENT_IDS, ids(events));
-    put(&mut headers, INTEGRATOR, encode(endpoint.integrator.as_str()));
+    headers.put(EVENT_IDS, Ids(events));
+    headers.put(INTEGRATOR, encode(endpoint.integrator.as_str()));
     let occurred = events.first().and_then(|event| event.occurred_at.as_ref());
-    put(&mut headers, OCCURRED_AT, occurred_at(occurred, attempt.received_at));
-    headers.insert(ATTEMPT, if attempt.number == 1 { HeaderValue::from_static("1") } else { attempt.number.into() });
+    headers.put(OCCURRED_AT, occurred_at(occurred, attempt.received_at));
+    headers.put(ATTEMPT, attempt.number);
     if let Some(trace) = trace {
-        put(&mut headers, TRACEPARENT, Cow::Borrowed(&trace.parent));
+        headers.put(TRACEPARENT, &trace.parent);
         if let Some(state) = &trace.state {
-            put(&mut headers, TRACESTATE, Cow::Borrowed(state));
+            headers.put(TRACESTATE, state);
         }
     }
-    CallbackRequest { url: endpoint.url.as_url().clone(), headers, body: body.into(), webhook_id, tls: endpoint.tls.clone() }
+    CallbackRequest { url: endpoint.url.as_url().clone(), headers: headers.map, body: body.into(), webhook_id, tls: endpoint.tls.clone() }
+}
+
+/// Headers whose values stand in one piece of memory: the HTTP client copies the map for each request, and a copy of a value of its
+/// own would be an allocation more.
+struct Headers {
+    map: HeaderMap,
+    values: BytesMut,
+}
+
+impl Headers {
+    /// Sets a header; a value that can be none is left out, which no text can be after encoding and vetting.
+    fn put(&mut self, name: HeaderName, value: impl Display) {
+        // Memory takes all that is written.
+        let _ = write!(self.values, "{value}");
+        if let Ok(value) = HeaderValue::from_maybe_shared(self.values.split().freeze()) {
+            self.map.insert(name, value);
+        }
+    }
 }
 
 /// Whether a header is ours to write. `accept` is not: an endpoint may have one of its own.
@@ -150,18 +171,19 @@ fn is_ours(name: &HeaderName) -> bool {
         || [EVENT_IDS, INTEGRATOR, OCCURRED_AT, ATTEMPT].contains(name)
 }
 
-fn ids<'a>(events: &[&'a Event]) -> Cow<'a, str> {
-    if let [event] = events {
-        return encode(event.id.as_str());
-    }
-    let mut list = String::with_capacity(events.iter().map(|event| event.id.as_str().len() + 1).sum());
-    for event in events {
-        if !list.is_empty() {
-            list.push(',');
+/// The ids of events, encoded, with commas between them.
+struct Ids<'a>(&'a [&'a Event]);
+
+impl Display for Ids<'_> {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        for (index, event) in self.0.iter().enumerate() {
+            if index > 0 {
+                f.write_char(',')?;
+            }
+            encode(event.id.as_str()).fmt(f)?;
         }
-        list.extend(utf8_percent_encode(event.id.as_str(), UNSAFE));
+        Ok(())
     }
-    Cow::Owned(list)
 }
 
 fn occurred_at(occurred: Option<&OccurredAt>, received_at: Timestamp) -> Cow<'_, str> {
@@ -174,23 +196,12 @@ fn occurred_at(occurred: Option<&OccurredAt>, received_at: Timestamp) -> Cow<'_,
 /// Bytes of an id in the header [`EVENT_IDS`].
 #[must_use]
 pub fn encoded_length(id: &EventId) -> usize {
-    utf8_percent_encode(id.as_str(), UNSAFE).map(str::len).sum()
+    encode(id.as_str()).map(str::len).sum()
 }
 
 /// Makes any text fit into a header and into a list with commas. `percent_decode` gives it back.
-fn encode(text: &str) -> Cow<'_, str> {
-    utf8_percent_encode(text, UNSAFE).into()
-}
-
-/// Sets a header; a value that can be none is left out, which no text can be after encoding and vetting.
-fn put(headers: &mut HeaderMap, name: HeaderName, value: Cow<'_, str>) {
-    let value = match value {
-        Cow::Borrowed(text) => HeaderValue::from_str(text),
-        Cow::Owned(text) => HeaderValue::from_maybe_shared(Bytes::from(text)),
-    };
-    if let Ok(value) = value {
-        headers.insert(name, value);
-    }
+fn encode(text: &str) -> PercentEncode<'_> {
+    utf8_percent_encode(text, UNSAFE)
 }
 
 #[cfg(test)]

@@ -42,7 +42,8 @@ pub(super) fn build(config: &config::Egress, resolver: GuardedResolver, tls: Opt
         // A redirect would repeat the body at an address that nobody has vetted.
         .redirect(Policy::none())
         // Each request is an attempt that the schedule counts; nothing may add one in secret.
-        .retry(reqwest::retry::never())
+        // Without the zero the client would still copy each request, for a retry that never comes.
+        .retry(reqwest::retry::never().max_retries_per_request(0))
         .referer(false)
         .dns_resolver(resolver)
         .connect_timeout(CONNECT_LIMIT)

@@ -115,13 +115,13 @@ async fn attempt(
     members.iter().for_each(Stake::begin);
     let started_at = clock::now();
     let request_bytes = body.len();
-    let request = {
+    let mut request = {
         let parcels = members.iter().map(Stake::parcel);
         let attempt = Attempt::next(parcels.clone().map(|parcel| &parcel.history), started_at);
         let events: Vec<&Event> = parcels.map(|parcel| &parcel.event).collect();
         request::compose(endpoint, &events, body, &attempt)
     };
-    let webhook_id = request.webhook_id.clone();
+    let webhook_id = std::mem::take(&mut request.webhook_id);
 
     if seat.is_probe() {
         shared.telemetry.record(&Fact::CircuitProbing { endpoint });
