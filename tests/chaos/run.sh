@@ -10,23 +10,25 @@
 #   bash tests/chaos/run.sh --short                            what tests/run.sh calls: the suite's own tests, the broken
 #                                                              workers, and a run with a fixed seed
 #
-# Needs Rust and RabbitMQ, as the tests do. Starts a RabbitMQ of its own and ends it whatever happens.
+# Needs Rust and RabbitMQ, as the tests do, and libfaketime, which it installs as root or with passwordless sudo.
+# Starts a RabbitMQ of its own and ends it whatever happens.
 # CALLBACKD_CHAOS_BIN names a binary to be tested in place of the debug build that is made here.
-# CALLBACKD_CHAOS_KEEP=1 keeps the folder with ledgers, configuration and logs. Exit code 1: something is not as promised.
+# CALLBACKD_CHAOS_KEEP=1 keeps the folder with ledgers, configuration and logs, which a run that fails does anyway.
+# Exit code 1: something is not as promised.
 set -euo pipefail
 root=$(cd "$(dirname "$0")/../.." && pwd)
 readonly root
 
-# A plan with a killed worker, a killed broker, an alarm, deleted queues and half-open connections on both sides.
+# A plan with a killed worker, a killed broker, alarms, deleted queues, half-open connections on both sides and a stepped clock.
 # Other tests may be building on the same machine, so it has more time to come back.
-readonly SHORT=(--events 3000 --faults 10 --seed 1 --recovery 20)
+readonly SHORT=(--events 3000 --faults 10 --seed 68 --recovery 20)
 
 main() {
   case ${1:-} in
-    --help) sed -n '2,17p' "$0" | sed 's/^# \{0,1\}//'; return ;;
+    --help) sed -n '2,19p' "$0" | sed 's/^# \{0,1\}//'; return ;;
     --controls) shift; build_suite; start_broker; suite controls "$@" ;;
-    --short) shift; test_suite; build_suite; build_callbackd; start_broker; suite controls; suite run --callbackd "$binary" "${SHORT[@]}" "$@" ;;
-    *) build_suite; build_callbackd; start_broker; suite run --callbackd "$binary" "$@" ;;
+    --short) shift; test_suite; build_suite; build_callbackd; start_broker; suite controls; campaign "${SHORT[@]}" "$@" ;;
+    *) build_suite; build_callbackd; start_broker; campaign "$@" ;;
   esac
 }
 
@@ -65,6 +67,21 @@ start_broker() {
   CALLBACKD_NODE_OWNER=$$ bash "$root/deploy/rabbitmq-node.sh" start "$work/node"
 }
 
+campaign() {
+  local library
+  library=$(find_faketime)
+  if [ -z "$library" ]; then
+    step "installing libfaketime"
+    bash "$root/deploy/install.sh" libfaketime
+    library=$(find_faketime)
+  fi
+  suite run --callbackd "$binary" --faketime "$library" "$@"
+}
+
+find_faketime() {
+  find /usr/lib /usr/local/lib -name 'libfaketimeMT.so.1' -print -quit 2>/dev/null
+}
+
 # In the background, so that a signal is taken at once.
 suite() {
   local command=$1 status=0
@@ -82,7 +99,7 @@ clean_up() {
   if [ -n "${running:-}" ] && kill -TERM "$running" 2>/dev/null; then wait "$running" 2>/dev/null || true; fi
   bash "$root/deploy/rabbitmq-node.sh" kill "$work/node" >/dev/null 2>&1 || true
   bash "$root/deploy/rabbitmq-node.sh" stop "$work/node" >/dev/null 2>&1 || true
-  if [ -n "${CALLBACKD_CHAOS_KEEP:-}" ]; then step "kept $work"; else rm -rf "$work"; fi
+  if [ -n "${CALLBACKD_CHAOS_KEEP:-}" ] || [ "$status" -eq 1 ]; then step "kept $work"; else rm -rf "$work"; fi
   exit "$status"
 }
 

@@ -34,6 +34,8 @@ pub struct Wish {
     pub recovery: Duration,
     /// The program under test.
     pub program: PathBuf,
+    /// libfaketime.
+    pub faketime: PathBuf,
     /// For configuration, logs and ledger.
     pub folder: PathBuf,
 }
@@ -74,7 +76,11 @@ pub async fn run(wish: &Wish, node: Node) -> anyhow::Result<Outcome> {
     for (number, planned) in (0_u64..).zip(faults) {
         gate.open_up_to((number + 1) * chunk);
         flow(&gate, number * chunk + chunk / 2).await?;
-        fault(&mut stage, planned, &gate, (number + 2) * chunk).await?;
+        if let Err(error) = fault(&mut stage, planned, &gate, (number + 2) * chunk).await {
+            // What was seen until then is judged all the same.
+            ledger.write(Entry::Misconduct { text: format!("the run could not go on: {error:#}") });
+            break;
+        }
         let progress = (number + 1, wish.faults, gate.confirmed(), started.elapsed().as_secs());
         eprintln!("{} of {} faults, {} events, {} s: {}", progress.0, progress.1, progress.2, progress.3, planned.fault);
     }
@@ -99,7 +105,7 @@ async fn set_up(wish: &Wish, node: Node, ledger: &Arc<Ledger>) -> anyhow::Result
     let proxies: Vec<(Character, TcpProxy)> =
         Character::ALL.into_iter().map(|character| (character, TcpProxy::to(receiver.address().to_string()))).collect();
     let endpoints = proxies.iter().map(|(character, proxy)| (*character, proxy.address())).collect();
-    let setup = Arc::new(Setup { program: wish.program.clone(), folder: wish.folder.clone(), endpoints });
+    let setup = Arc::new(Setup { program: wish.program.clone(), faketime: wish.faketime.clone(), folder: wish.folder.clone(), endpoints });
     setup.write_integrators(0)?;
     let workers = start_all(&setup, &node, ledger).await?;
     Ok(Stage { node, workers, proxies, receiver, setup, ledger: Arc::clone(ledger), generation: 0 })
@@ -137,6 +143,10 @@ async fn fault(stage: &mut Stage, planned: Planned, gate: &Gate, next: u64) -> a
             break;
         }
         sleep(POLL).await;
+    }
+    // The other one may have made that delivery.
+    for worker in &mut stage.workers {
+        worker.look_for().await;
     }
     Ok(())
 }

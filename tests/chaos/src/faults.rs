@@ -10,10 +10,10 @@ use tokio::time::{Instant, sleep};
 use crate::broker::{Desk, Node};
 use crate::event::Character;
 use crate::ledger::Ledger;
-use crate::plan::{Fault, Kept, Planned};
+use crate::plan::{Fault, Kept, Planned, Step};
 use crate::proxy::TcpProxy;
 use crate::receiver::Receiver;
-use crate::worker::{EXCHANGE, HEARTBEAT, HELD, MAX_IN_FLIGHT, Setup, TIMEOUT, WORK, Worker};
+use crate::worker::{CLOCK_LAG, EXCHANGE, HEARTBEAT, HELD, MAX_IN_FLIGHT, Setup, TIMEOUT, WORK, Worker};
 
 /// Messages that the broker itself has in hand for each wait queue while they expire, and wait queues.
 const EXPIRING: u32 = 32 * 9;
@@ -21,6 +21,8 @@ const EXPIRING: u32 = 32 * 9;
 const ALARM: Duration = Duration::from_secs(2);
 /// Limit on everything that is waited for.
 const LIMIT: Duration = Duration::from_secs(60);
+/// How far a clock is off that was stepped.
+const STEP_SECONDS: i64 = 3600;
 /// The worker makes its metrics anew once a second.
 const FRESH: Duration = Duration::from_millis(1100);
 const POLL: Duration = Duration::from_millis(100);
@@ -106,7 +108,22 @@ impl Stage {
             | Fault::RefuseReceiver(character) => self.strike_receiver(planned, character).await,
             Fault::ReloadGood => self.reload_good().await,
             Fault::ReloadBad => self.reload_bad().await,
+            Fault::StepClock(worker, step) => self.step_clock(worker, step, planned.lasts).await,
         }
+    }
+
+    /// Requests that were signed by the wrong clock come as long as an attempt may take.
+    async fn step_clock(&self, worker: usize, step: Step, lasts: Duration) -> anyhow::Result<()> {
+        let seconds = if step == Step::Ahead { STEP_SECONDS } else { -STEP_SECONDS };
+        self.receiver.take_clock(seconds);
+        self.workers[worker].set_clock(seconds)?;
+        sleep(CLOCK_LAG + lasts).await;
+        let stepped = self.receiver.signed_by_stepped_clock();
+        self.workers[worker].set_clock(0)?;
+        sleep(CLOCK_LAG + TIMEOUT).await;
+        self.receiver.take_clock(0);
+        ensure!(stepped > 0, "the worker's clock was not stepped, or it sent nothing meanwhile");
+        Ok(())
     }
 
     async fn start_worker(&mut self, worker: usize) -> anyhow::Result<()> {

@@ -39,6 +39,9 @@ struct Run {
     /// The program under test.
     #[arg(long)]
     callbackd: PathBuf,
+    /// libfaketime, the version for threads.
+    #[arg(long)]
+    faketime: PathBuf,
 }
 
 #[derive(Debug, clap::Args)]
@@ -106,12 +109,12 @@ fn print_plan(seed: u64, faults: usize) {
 }
 
 async fn run(arguments: Run) -> anyhow::Result<ExitCode> {
-    let Run { size, place, recovery, callbackd } = arguments;
+    let Run { size, place, recovery, callbackd, faketime } = arguments;
     let node = Node::running(&place.node, &place.node_script)?;
     let (seed, faults) = (size.seed(), size.faults);
     let machine = format!("{}, {} cores, {}.", node.version().await?, cores(), build(&callbackd));
     let recovery = Duration::from_secs(recovery);
-    let wish = Wish { events: size.events, faults, seed, recovery, program: callbackd, folder: place.folder.clone() };
+    let wish = Wish { events: size.events, faults, seed, recovery, program: callbackd, faketime, folder: place.folder.clone() };
     eprintln!("== {} events, {faults} faults, seed {seed}", wish.events);
     let outcome = campaign::run(&wish, node).await?;
     tell(&report::run(&wish, &outcome, &machine), place.out.as_deref())?;

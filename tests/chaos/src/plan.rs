@@ -49,6 +49,17 @@ pub enum Fault {
     ReloadGood,
     /// A version of the integrators that must be refused.
     ReloadBad,
+    /// A worker's clock is an hour fast or slow, then right again.
+    StepClock(usize, Step),
+}
+
+/// Which way a clock is wrong.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub enum Step {
+    /// Fast.
+    Ahead,
+    /// Slow.
+    Back,
 }
 
 /// A queue that keeps messages.
@@ -61,13 +72,14 @@ pub enum Kept {
 }
 
 /// Number of kinds.
-const KINDS: usize = 19;
+const KINDS: usize = 20;
 
 impl Fault {
     fn of_kind(kind: usize, dice: &mut fastrand::Rng) -> Self {
         let worker = dice.usize(..WORKERS);
         let character = Character::ALL[dice.usize(..Character::ALL.len())];
         let kept = if dice.bool() { Kept::Dead } else { Kept::Rejected };
+        let step = if dice.bool() { Step::Ahead } else { Step::Back };
         [
             Self::KillWorker(worker),
             Self::StopWorker(worker),
@@ -88,6 +100,7 @@ impl Fault {
             Self::RefuseReceiver(character),
             Self::ReloadGood,
             Self::ReloadBad,
+            Self::StepClock(worker, step),
         ][kind % KINDS]
     }
 
@@ -114,6 +127,7 @@ impl Fault {
             Self::RefuseReceiver(_) => "endpoint refuses connections",
             Self::ReloadGood => "good reload",
             Self::ReloadBad => "bad reload",
+            Self::StepClock(..) => "worker's clock an hour off",
         }
     }
 
@@ -131,7 +145,7 @@ impl Fault {
             | Self::MemoryAlarm
             | Self::DiskAlarm => 2,
             Self::CutReceiver(_) | Self::DelayReceiver(_) | Self::HalfOpenReceiver(_) | Self::RefuseReceiver(_) => 2,
-            Self::ReloadGood | Self::ReloadBad => 0,
+            Self::ReloadGood | Self::ReloadBad | Self::StepClock(..) => 0,
         }
     }
 }
@@ -147,6 +161,7 @@ impl fmt::Display for Fault {
             | Self::HalfOpenReceiver(character)
             | Self::RefuseReceiver(character) => write!(f, " ({})", character.key()),
             Self::DeleteKeptQueue(kept) => write!(f, " ({kept:?})"),
+            Self::StepClock(worker, step) => write!(f, " ({worker}, {step:?})"),
             _ => Ok(()),
         }
     }

@@ -76,7 +76,8 @@ fn marks(wish: &Wish, outcome: &Outcome) -> String {
     };
     row("requests", figures.requests.to_string(), "");
     row("2xx beyond an event's first", figures.extra.to_string(), &format!("at most {}", figures.bound));
-    row("the same, by publishing twice", figures.extra_by_publisher.to_string(), "");
+    row("dead letters and rejected beyond an event's first", figures.kept_extra.to_string(), "within the same");
+    row("both, by publishing twice", figures.extra_by_publisher.to_string(), "");
     row("told again with no fault near", figures.unexplained.to_string(), "0");
     row("attempts before their time", figures.early.to_string(), "0");
     row("attempts beyond those allowed", figures.over.to_string(), "0");

@@ -33,6 +33,8 @@ pub const HELD: u32 = 2 * PREFETCH;
 pub const TIMEOUT: Duration = Duration::from_secs(3);
 /// A silent connection is given up after twice this.
 pub const HEARTBEAT: Duration = Duration::from_secs(3);
+/// A worker sees a step of its clock within this: the library looks for it once a second.
+pub const CLOCK_LAG: Duration = Duration::from_millis(1500);
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
 /// What the configuration says of retries.
@@ -50,6 +52,8 @@ pub const TERMS: Terms = Terms {
 pub struct Setup {
     /// The program.
     pub program: PathBuf,
+    /// libfaketime, through which a worker's clock can be stepped.
+    pub faketime: PathBuf,
     /// For configuration and logs.
     pub folder: PathBuf,
     /// The address of each endpoint's proxy.
@@ -116,7 +120,7 @@ prefetch = {PREFETCH}
 
 [delivery]
 timeout = "{timeout}s"
-retry = {{ initial = "200ms", multiplier = 2.0, max_delay = "1s", max_age = "1h", jitter = 0.2 }}
+retry = {{ initial = "200ms", multiplier = 2.0, max_delay = "1s", max_age = "24h", jitter = 0.2 }}
 circuit = {{ initial_wait = "200ms", max_wait = "1s" }}
 "#
         );
@@ -168,9 +172,27 @@ impl Worker {
         let mut command = Command::new(&self.setup.program);
         command.arg("--config").arg(&self.configuration).arg("run").env_remove("RUST_LOG").env_remove("RUST_BACKTRACE");
         command.env("CALLBACKD__ADMIN__LISTEN", format!("127.0.0.1:{}", self.admin));
+        self.set_clock(0)?;
+        // The monotonic clock stays right, as it does when a machine's clock is set.
+        command.env("LD_PRELOAD", &self.setup.faketime).env("FAKETIME_TIMESTAMP_FILE", self.clock_file());
+        command.env("FAKETIME_CACHE_DURATION", "1").env("FAKETIME_DONT_FAKE_MONOTONIC", "1").env("DONT_FAKE_MONOTONIC", "1");
         let log = self.setup.folder.join(format!("worker-{}-{:03}.log", self.number, self.lives));
         self.child = Some(Child::start(&format!("worker {}", self.number), &log, command)?);
         Ok(())
+    }
+
+    /// Sets its clock, seconds off from the right one; it sees that within [`CLOCK_LAG`].
+    ///
+    /// # Errors
+    /// The file that says so cannot be written.
+    pub fn set_clock(&self, seconds: i64) -> anyhow::Result<()> {
+        let new = self.clock_file().with_extension("new");
+        std::fs::write(&new, format!("{seconds:+}\n"))?;
+        Ok(std::fs::rename(new, self.clock_file())?)
+    }
+
+    fn clock_file(&self) -> PathBuf {
+        self.setup.folder.join(format!("clock-{}", self.number))
     }
 
     /// SIGKILL.
@@ -202,6 +224,13 @@ impl Worker {
                 self.start()
             }
             _ => Ok(()),
+        }
+    }
+
+    /// Writes down that it is not ready within a minute.
+    pub async fn look_for(&mut self) {
+        if let Err(error) = self.wait_ready().await {
+            self.misconduct(format!("{error:#}"));
         }
     }
 

@@ -67,9 +67,11 @@ pub struct Figures {
     pub requests: u64,
     /// 2xx beyond the first of an event, but those that the publisher made by publishing again.
     pub extra: u64,
-    /// The same by the publisher's doing.
+    /// Copies beyond the first of an event among the dead letters or the rejected, but those that the publisher made.
+    pub kept_extra: u64,
+    /// The same by the publisher's doing, told or kept.
     pub extra_by_publisher: u64,
-    /// Deliveries that may have been in flight where faults struck: the bound of `extra`.
+    /// Deliveries that may have been in flight where faults struck: the bound of `extra` and `kept_extra` together.
     pub bound: u64,
     /// Told again though no fault was near.
     pub unexplained: u64,
@@ -218,10 +220,12 @@ impl Court {
         figures.duplicated += u64::from(tale.delivered() > 1);
         figures.recovered += u64::from(delivered && !tale.confirmed);
         figures.delivered_and_dead += u64::from(delivered && dead);
-        let extra = tale.delivered().saturating_sub(1);
-        let by_publisher = extra.min(tale.copies.saturating_sub(1));
+        let (told, kept) = (tale.delivered().saturating_sub(1), (tale.dead + tale.rejected).saturating_sub(1));
+        let by_publisher = (told + kept).min(tale.copies.saturating_sub(1));
+        let told_by_publisher = by_publisher.min(told);
         figures.extra_by_publisher += u64::from(by_publisher);
-        figures.extra += u64::from(extra - by_publisher);
+        figures.extra += u64::from(told - told_by_publisher);
+        figures.kept_extra += u64::from(kept - (by_publisher - told_by_publisher));
         if tale.pending > 0 {
             self.wrong("pending", Some(number));
         } else if tale.confirmed && !(delivered || dead || rejected) {
@@ -263,8 +267,9 @@ impl Court {
             .map(|(name, events)| Violation { name, count: events.len() as u64, text: histories(records, events) })
             .collect();
         let mut plain = |name, count, text| violations.push(Violation { name, count, text });
-        if figures.extra > figures.bound {
-            plain("duplicates", figures.extra, format!("{} were told again, at most {} may be", figures.extra, figures.bound));
+        let again = figures.extra + figures.kept_extra;
+        if again > figures.bound {
+            plain("duplicates", again, format!("{again} were told or kept again, at most {} may be", figures.bound));
         }
         let mark = u64::try_from(recovery.as_micros()).unwrap_or(u64::MAX);
         let late = figures.recoveries.iter().filter(|micros| **micros > mark).count() as u64;
