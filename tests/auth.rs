@@ -237,6 +237,32 @@ async fn a_401_gets_a_new_token_once_the_old_one_is_not_fresh_and_the_token_serv
 }
 
 #[tokio::test]
+async fn a_token_that_was_revoked_under_many_requests_is_replaced_and_opens_no_circuit() {
+    const FRESH: Duration = Duration::from_secs(10);
+    const MANY: usize = 8;
+    let receiver = Receiver::start();
+    receiver.on_path("/token", [token("one", 3600), token("two", 3600)]);
+    let more =
+        format!("{}\ncircuit = {{ consecutive = 2, initial_wait = \"1m\", max_wait = \"1m\" }}", oauth2(&receiver.url("/token"), ""));
+    let scene = Scene::start(&integrator("acme", &[endpoint("main", &receiver.url("/"), &more)])).await;
+    scene.publish(&event("evt-first")).await;
+    receiver.wait_for_at("/", 1, LIMIT).await;
+    tokio::time::sleep(FRESH).await;
+    // All of them are under way with the old one before the first is answered.
+    let revoked = (0..MANY).map(|_| Answer::status(401).after(Duration::from_secs(1))).chain([Answer::status(200)]);
+    receiver.on_path("/", revoked);
+    scene.publish_all(events("evt", MANY)).await;
+    let seen = receiver.wait_for_at("/", 1 + 2 * MANY, LIMIT).await;
+    assert_eq!(authorizations(&seen), [["Bearer one"; 1 + MANY].as_slice(), &["Bearer two"; MANY]].concat());
+    scene.settled().await;
+    assert_eq!(receiver.seen_at("/token").len(), 2);
+    assert_eq!(scene.worker.metric("callbackd_attempts_total", &[("class", "auth")]).await, Some(MANY as f64));
+    assert_eq!(scene.worker.metric("callbackd_attempts_total", &[("class", "4xx")]).await, None);
+    let told = scene.log_lines("attempt").iter().filter(|line| line["class"] == "auth" && line["status"] == 401).count();
+    assert_eq!(told, MANY, "what the endpoint answered stays visible");
+}
+
+#[tokio::test]
 async fn while_there_are_no_tokens_deliveries_are_retried_and_the_endpoint_is_not_blamed_and_none_is_lost() {
     let receiver = Receiver::start();
     receiver.on_path("/token", [Answer::status(503).body("ANSWERCANARY")]);

@@ -103,7 +103,7 @@ async fn ask_endpoints(config: &Config, directory: &Directory) -> Result<(usize,
     let asked = stream::iter(in_order(directory)).map(|endpoint| {
         let (egress, tokens) = (egress.clone(), tokens.clone());
         async move {
-            let answer = egress.reach(endpoint.url.as_url(), endpoint.tls.as_deref(), endpoint.policy.timeout).await;
+            let answer = egress.reach(endpoint.url.as_url(), endpoint.tls.as_ref(), endpoint.policy.timeout).await;
             (endpoint, answer, ask_for_token(&tokens, endpoint).await)
         }
     });

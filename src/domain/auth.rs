@@ -193,6 +193,9 @@ pub enum AuthFault {
     /// There is no token to use in its answer.
     #[error("the token server's answer holds no bearer token")]
     NoToken,
+    /// The endpoint answered 401 to a token that had been good for a while; another one is asked for.
+    #[error("answered 401 to an access token that it took before; another one is asked for")]
+    Revoked,
     /// Its answer is over 64 KiB long, or the token over 8 KiB.
     #[error("the token server's answer or token is too long")]
     TooLong,
@@ -304,9 +307,11 @@ impl Lease {
         self.refused = Some((now, fault));
     }
 
-    /// An endpoint has answered 401 to a token: it is dropped, unless it is fresh or has been replaced.
-    pub fn reject(&mut self, bearer: &Bearer, now: Instant) {
+    /// An endpoint has answered 401 to a token: it is dropped, unless it is fresh or has been replaced. Returns whether another
+    /// one may fare better, as this one has been good for a while.
+    pub fn reject(&mut self, bearer: &Bearer, now: Instant) -> bool {
         self.held.take_if(|held| held.bearer == *bearer && now >= held.since + FRESH);
+        self.held.as_ref().is_none_or(|held| held.bearer != *bearer)
     }
 }
 
@@ -461,14 +466,14 @@ mod tests {
         let mut lease = Lease::default();
         let (one, two) = (granted("one", 3600), granted("two", 3600));
         lease.grant(one.clone(), start);
-        lease.reject(&one.bearer, after(9999, start));
+        assert!(!lease.reject(&one.bearer, after(9999, start)));
         assert_eq!(lease.step(after(9999, start)), Step::Use(one.bearer.clone()), "another one would fare no better");
-        lease.reject(&two.bearer, after(10_000, start));
+        assert!(lease.reject(&two.bearer, after(10_000, start)));
         assert_eq!(lease.step(after(10_000, start)), Step::Use(one.bearer.clone()), "the 401 was about another token");
-        lease.reject(&one.bearer, after(10_000, start));
+        assert!(lease.reject(&one.bearer, after(10_000, start)));
         assert_eq!(lease.step(after(10_000, start)), Step::Ask);
         lease.grant(one.clone(), after(10_000, start));
-        lease.reject(&one.bearer, after(19_999, start));
+        assert!(!lease.reject(&one.bearer, after(19_999, start)));
         assert_eq!(lease.step(after(19_999, start)), Step::Use(one.bearer), "the same token given again is fresh again");
     }
 }

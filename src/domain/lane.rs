@@ -32,7 +32,7 @@ const SHARE: usize = 4;
 const IN_FLIGHT_SHARE: usize = 2;
 /// Turns are given away at no higher rate while nobody is served: what waits for a dead endpoint comes back at most this
 /// often, all together, in events a second.
-const WHILE_SHUT: f64 = 1000.0;
+const WHILE_UNSERVED: f64 = 1000.0;
 /// The least that a paused endpoint's events wait before they are looked at again; more with their age.
 const PAUSED: Duration = Duration::from_secs(10);
 
@@ -256,7 +256,7 @@ impl<T> Lane<T> {
             Gate::Shut { until } if !self.circuit.is_probing() => {
                 let until = until.saturating_duration_since(now);
                 self.leave(0, Cause::Shut, |lane, work| {
-                    let turn = turn_in(work).unwrap_or_else(|| lane.turns.give(until, WHILE_SHUT, now));
+                    let turn = turn_in(work).unwrap_or_else(|| lane.turns.give(until, WHILE_UNSERVED, now));
                     Need { wait: turn.max(until), rounding: Rounding::Up }
                 })
             }
@@ -292,7 +292,8 @@ impl<T> Lane<T> {
         // Before the first request is over, nothing is known but that it was not yet: soon after the start it may be any moment,
         // later each may take as long again.
         let so_far = self.service.quiet(now);
-        let hopeful = if so_far < hold(room.shortest) { WHILE_SHUT } else { f64::from(policy.max_in_flight.get()) / so_far.as_secs_f64() };
+        let hopeful =
+            if so_far < hold(room.shortest) { WHILE_UNSERVED } else { f64::from(policy.max_in_flight.get()) / so_far.as_secs_f64() };
         let turns = if self.service.is_measured() { rate } else { rate.max(hopeful).min(allowed(policy)) };
         self.leave(stay, Cause::Full, |lane, work| {
             let turn = match turn_in(work) {

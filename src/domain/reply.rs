@@ -236,6 +236,7 @@ impl Reply {
     pub const fn status(&self) -> Option<u16> {
         match self.outcome {
             Outcome::Answered { status, .. } | Outcome::Incomplete { status, .. } => Some(status),
+            Outcome::Failed(Failure::Auth(AuthFault::Revoked)) => Some(401),
             Outcome::Failed(_) => None,
         }
     }
@@ -331,10 +332,18 @@ mod tests {
         assert_eq!(of(Charge::Works).collect::<Vec<u16>>(), (200..=299).chain([400, 409, 410, 413, 422, 431]).collect::<Vec<u16>>());
         assert_eq!(of(Charge::Unknown).count(), 0);
         let blocked = Failure::Auth(AuthFault::Blocked(Forbidden::Address));
+        let revoked = Failure::Auth(AuthFault::Revoked);
+        assert_eq!(Reply { outcome: Outcome::Failed(revoked), took: Duration::ZERO }.status(), Some(401));
         let refused = Failure::Auth(AuthFault::Refused(401));
-        for failure in
-            [Failure::Blocked(Forbidden::Address), Failure::Local, Failure::Proxy, blocked, Failure::Auth(AuthFault::Local), refused]
-        {
+        for failure in [
+            Failure::Blocked(Forbidden::Address),
+            Failure::Local,
+            Failure::Proxy,
+            blocked,
+            Failure::Auth(AuthFault::Local),
+            refused,
+            revoked,
+        ] {
             assert_eq!(charge(Outcome::Failed(failure)), Charge::Unknown, "{failure}");
         }
         for failure in [Failure::Timeout, Failure::Dns, Failure::Connect, Failure::Tls(TlsFault::Expired), Failure::Disconnected] {

@@ -1,6 +1,7 @@
 //! One attempt: a request goes out, a reply comes back, whatever the endpoint does.
 
 use std::net::IpAddr;
+use std::sync::Arc;
 use std::time::Duration;
 
 use reqwest::header::{CONTENT_LENGTH, HeaderMap, RETRY_AFTER, TRANSFER_ENCODING};
@@ -65,10 +66,10 @@ impl Egress {
     ///
     /// # Errors
     /// Why nobody answered within `timeout`.
-    pub async fn reach(&self, url: &Url, tls: Option<&EndpointTls>, timeout: Duration) -> Result<u16, Failure> {
+    pub async fn reach(&self, url: &Url, tls: Option<&Arc<EndpointTls>>, timeout: Duration) -> Result<u16, Failure> {
         let deadline = Instant::now() + timeout;
         self.judge(url, deadline).await?;
-        let client = self.clients.get(url, tls)?;
+        let client = self.clients.get(url, tls).await?;
         let answer = timeout_at(deadline, client.head(url.clone()).send()).await.map_err(|_| Failure::Timeout)?;
         answer.map(|response| response.status().as_u16()).map_err(|error| classify(&error, self.through_proxy))
     }
@@ -77,7 +78,7 @@ impl Egress {
     /// of ours. The caller limits the time that it takes.
     pub(super) async fn send(&self, request: Request, deadline: Instant) -> Result<Response, Failure> {
         self.judge(request.url(), deadline).await?;
-        let client = self.clients.get(request.url(), None)?;
+        let client = self.clients.get(request.url(), None).await?;
         client.execute(request).await.map_err(|error| classify(&error, self.through_proxy))
     }
 
@@ -99,9 +100,11 @@ impl Egress {
     }
 
     async fn exchange(&self, request: CallbackRequest, deadline: Instant) -> Outcome {
-        let client = match self.clients.get(&request.url, request.tls.as_deref()) {
-            Ok(client) => client,
-            Err(failure) => return Outcome::Failed(failure),
+        let client = match timeout_at(deadline, self.clients.get(&request.url, request.tls.as_ref())).await {
+            Ok(Ok(client)) => client,
+            Ok(Err(failure)) => return Outcome::Failed(failure),
+            // This machine was too slow for its own files.
+            Err(_) => return Outcome::Failed(Failure::Local),
         };
         // Put together by hand: the client's builder would merge the headers one by one into a map of its own.
         let mut post = Request::new(Method::POST, request.url);

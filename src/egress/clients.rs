@@ -4,6 +4,7 @@ use std::collections::{HashMap, HashSet};
 use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
 
 use reqwest::Client;
+use tokio::task::spawn_blocking;
 use url::Url;
 
 use super::client::{self, EgressError};
@@ -24,6 +25,8 @@ pub(super) struct Clients {
     plain: Client,
     makers: Arc<Makers>,
     others: Arc<Mutex<Others>>,
+    /// One is made at a time: who finds none while it is being made waits for it.
+    making: Arc<tokio::sync::Mutex<()>>,
 }
 
 /// What clients are made from.
@@ -50,21 +53,28 @@ struct Others {
 impl Clients {
     pub(super) fn new(config: &config::Egress, guard: Guard) -> Result<Self, EgressError> {
         let makers = Makers { config: config.clone(), guard, running: Running::default() };
-        Ok(Self { plain: makers.make(None, None)?, makers: Arc::new(makers), others: Arc::default() })
+        Ok(Self { plain: makers.make(None, None)?, makers: Arc::new(makers), others: Arc::default(), making: Arc::default() })
     }
 
     /// The client for a request, made if there is none.
-    pub(super) fn get(&self, url: &Url, tls: Option<&EndpointTls>) -> Result<Client, Failure> {
+    pub(super) async fn get(&self, url: &Url, tls: Option<&Arc<EndpointTls>>) -> Result<Client, Failure> {
         let own_port = url.port_or_known_default().filter(|port| self.makers.guard.is_own_port(*port));
         if tls.is_none() && own_port.is_none() {
             return Ok(self.plain.clone());
         }
-        let key = Key { tls: tls.map(EndpointTls::fingerprint), own_port };
-        if let Some(client) = self.lock().find(&key) {
+        let key = Key { tls: tls.map(|tls| tls.fingerprint()), own_port };
+        if let Some(client) = self.find(&key) {
             return Ok(client);
         }
+        let _making = self.making.lock().await;
+        if let Some(client) = self.find(&key) {
+            return Ok(client);
+        }
+        let (makers, tls) = (Arc::clone(&self.makers), tls.cloned());
+        // It reads the system's certificates from files: not on the thread that everything else runs on.
+        let made = spawn_blocking(move || makers.make(own_port, tls.as_deref())).await;
         // Certificates are checked when they are configured: what is wrong now is something that this machine lacks.
-        let client = self.makers.make(own_port, tls).map_err(|_| Failure::Local)?;
+        let client = made.map_err(|_| Failure::Local)?.map_err(|_| Failure::Local)?;
         self.lock().add(key, client.clone());
         Ok(client)
     }
@@ -72,6 +82,10 @@ impl Clients {
     /// Drops the clients of other TLS settings than these.
     pub(super) fn keep_only(&self, named: &HashSet<Fingerprint>) {
         self.lock().clients.retain(|key, _| key.tls.as_ref().is_none_or(|tls| named.contains(tls)));
+    }
+
+    fn find(&self, key: &Key) -> Option<Client> {
+        self.lock().find(key)
     }
 
     fn lock(&self) -> MutexGuard<'_, Others> {
@@ -134,22 +148,27 @@ mod tests {
         assert!(others.find(&key(1)).is_none() && others.find(&key(299)).is_some() && others.find(&key(0)).is_some());
     }
 
-    #[test]
-    fn a_client_of_its_own_is_made_once_and_dropped_when_nobody_names_it() {
+    #[tokio::test]
+    async fn a_client_of_its_own_is_made_once_and_dropped_when_nobody_names_it() {
         let own = vec![config::OwnAddress { host: "127.0.0.1".to_owned(), port: 9464 }];
         let config = config::Egress { own, ..config::Egress::anywhere() };
         let clients = Clients::new(&config, Guard::new(&config)).unwrap();
-        let tls = EndpointTls::new(None, Some(include_str!("../../tests/fixtures/tls/ca.pem").to_owned())).unwrap();
+        let tls = Arc::new(EndpointTls::new(None, Some(include_str!("../../tests/fixtures/tls/ca.pem").to_owned())).unwrap());
         let (usual, own) = (Url::parse("https://a.example/").unwrap(), Url::parse("https://a.example:9464/").unwrap());
         let count = || clients.lock().clients.len();
         for (url, tls, expected) in
             [(&usual, None, 0), (&own, None, 1), (&own, None, 1), (&usual, Some(&tls), 2), (&own, Some(&tls), 3), (&usual, Some(&tls), 3)]
         {
-            clients.get(url, tls).unwrap();
+            clients.get(url, tls).await.unwrap();
             assert_eq!(count(), expected, "{url}");
         }
         clients.keep_only(&HashSet::from([tls.fingerprint()]));
         assert_eq!(count(), 3);
+        // All who want one at the same time get the one that is made.
+        clients.keep_only(&HashSet::new());
+        let all = futures_util::future::join_all((0..8).map(|_| clients.get(&usual, Some(&tls)))).await;
+        assert!(all.iter().all(Result::is_ok));
+        assert_eq!(count(), 2);
         clients.keep_only(&HashSet::new());
         assert_eq!(count(), 1);
     }

@@ -140,7 +140,7 @@ impl Guard {
 
     fn judge_name(&self, name: &str, port: u16) -> Result<(), Forbidden> {
         let plain = name.trim_end_matches('.');
-        let is = |host: &str| host.eq_ignore_ascii_case(plain);
+        let is = |host: &str| host.trim_end_matches('.').eq_ignore_ascii_case(plain);
         // Its name is looked up without being judged, so it is nobody else's at any port.
         let is_proxy = self.rules.proxy.as_ref().is_some_and(|proxy| is(proxy.host()));
         if is_proxy || self.rules.own.iter().any(|own| own.port == port && is(&own.host)) {

@@ -79,11 +79,10 @@ impl Tokens {
         asking.await
     }
 
-    /// An endpoint has answered 401 to this token.
-    pub fn reject(&self, credentials: &ClientCredentials, bearer: &Bearer) {
-        if let Some(slot) = self.lock().get_mut(credentials) {
-            slot.lease.reject(bearer, Instant::now());
-        }
+    /// An endpoint has answered 401 to this token. Returns whether another one may fare better.
+    #[must_use]
+    pub fn reject(&self, credentials: &ClientCredentials, bearer: &Bearer) -> bool {
+        self.lock().get_mut(credentials).is_some_and(|slot| slot.lease.reject(bearer, Instant::now()))
     }
 
     /// Forgets the tokens of settings that no endpoint has any more.

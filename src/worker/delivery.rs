@@ -11,7 +11,7 @@ use super::parcel::{Parcel, Stake};
 use super::{Shared, lanes, settle};
 use crate::broker::Delivered;
 use crate::clock;
-use crate::domain::auth::{Auth, Bearer, ClientCredentials};
+use crate::domain::auth::{Auth, AuthFault, Bearer, ClientCredentials};
 use crate::domain::batch::Waiting;
 use crate::domain::decide::{Decision, Rules, Tried, Verdict, decide};
 use crate::domain::event::Event;
@@ -156,7 +156,9 @@ async fn token(shared: &Shared, credentials: &Arc<ClientCredentials>) -> Option<
     Some(bearer.map_err(|fault| Reply { outcome: Outcome::Failed(Failure::Auth(fault)), took: start.elapsed() }))
 }
 
-/// Calls the endpoint, with the access token that it wants; without one it is not called.
+/// Calls the endpoint, with the access token that it wants; without one it is not called. That it no longer takes a token that was
+/// good before is a matter between it and its token server: no failure of the endpoint's, or all that were in flight would open its
+/// circuit.
 async fn call(shared: &Shared, endpoint: &Endpoint, mut request: CallbackRequest, token: Token) -> Reply {
     let bearer = match token {
         None => return shared.egress.attempt(request, endpoint.policy.timeout).await,
@@ -165,10 +167,12 @@ async fn call(shared: &Shared, endpoint: &Endpoint, mut request: CallbackRequest
     };
     request.authorize(&bearer);
     let reply = shared.egress.attempt(request, endpoint.policy.timeout).await;
-    if let (Some(401), Auth::OAuth2(credentials)) = (reply.status(), &endpoint.auth) {
-        shared.tokens.reject(credentials, &bearer);
+    match (reply.status(), &endpoint.auth) {
+        (Some(401), Auth::OAuth2(credentials)) if shared.tokens.reject(credentials, &bearer) => {
+            Reply { outcome: Outcome::Failed(Failure::Auth(AuthFault::Revoked)), ..reply }
+        }
+        _ => reply,
     }
-    reply
 }
 
 /// A request that was made, for all of its members.
