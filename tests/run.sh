@@ -35,9 +35,12 @@ step() {
 install_missing() {
   local packages=()
   command -v cc >/dev/null || packages+=(gcc libc6-dev)
+  command -v make >/dev/null || packages+=(make)
   # Tests that kill their broker need the installed one even when the others use a broker elsewhere.
   [ -x "${CALLBACKD_RABBITMQ_BIN:-/usr/lib/rabbitmq/bin}/rabbitmq-server" ] || command -v rabbitmq-server >/dev/null || packages+=(rabbitmq-server)
   python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
+  # Gives the tests of names that change their minds a resolver that does so.
+  compgen -G '/usr/lib*/libnss_wrapper.so' >/dev/null || compgen -G '/usr/lib/*/libnss_wrapper.so' >/dev/null || packages+=(libnss-wrapper)
   [ ${#packages[@]} -gt 0 ] || return 0
   step "installing ${packages[*]}"
   bash deploy/install.sh "${packages[@]}"
