@@ -58,7 +58,7 @@ build() {
   local flags=()
   [ "$1" = debug ] || flags=(--release)
   command -v cargo >/dev/null || die "cargo is missing: install Rust"
-  command -v cc >/dev/null || bash deploy/install.sh gcc libc6-dev
+  { command -v cc && command -v make; } >/dev/null || bash deploy/install.sh gcc libc6-dev make
   say "cargo build${flags[*]:+ ${flags[*]}} (minutes the first time)"
   cargo build --quiet --locked "${flags[@]}"
   program=${CARGO_TARGET_DIR:-target}/$1/callbackd
