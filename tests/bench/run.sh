@@ -43,7 +43,8 @@ build_callbackd() {
     return
   fi
   step "building callbackd"
-  cargo build --quiet --release --locked --manifest-path "$root/Cargo.toml" --target-dir "$root/target"
+  # From there, for its .cargo/config.toml.
+  (cd "$root" && cargo build --quiet --release --locked --target-dir "$root/target")
   binary=$root/target/release/callbackd
 }
 

@@ -53,7 +53,8 @@ build_callbackd() {
     return
   fi
   step "building callbackd"
-  cargo build --quiet --locked --manifest-path "$root/Cargo.toml" --target-dir "$root/target"
+  # From there, for its .cargo/config.toml.
+  (cd "$root" && cargo build --quiet --locked --target-dir "$root/target")
   binary=$root/target/debug/callbackd
 }
 
@@ -99,7 +100,7 @@ clean_up() {
   if [ -n "${running:-}" ] && kill -TERM "$running" 2>/dev/null; then wait "$running" 2>/dev/null || true; fi
   bash "$root/deploy/rabbitmq-node.sh" kill "$work/node" >/dev/null 2>&1 || true
   bash "$root/deploy/rabbitmq-node.sh" stop "$work/node" >/dev/null 2>&1 || true
-  if [ -n "${CALLBACKD_CHAOS_KEEP:-}" ] || [ "$status" -eq 1 ]; then step "kept $work"; else rm -rf "$work"; fi
+  if [ -n "${CALLBACKD_CHAOS_KEEP:-}" ] || case $status in 0 | 130 | 143) false ;; esac; then step "kept $work"; else rm -rf "$work"; fi
   exit "$status"
 }
 

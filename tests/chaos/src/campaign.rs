@@ -71,33 +71,46 @@ pub async fn run(wish: &Wish, node: Node) -> anyhow::Result<Outcome> {
     let rate = u32::try_from(chunk / 2).unwrap_or(u32::MAX).clamp(200, 2000);
     let gate = Arc::new(Gate::new(wish.events, rate, stage.receiver.clone()));
     let outlet = Outlet { amqp: stage.node.url(), exchange: EXCHANGE.to_owned(), key: "event".to_owned() };
-    let publishers = publisher::run(outlet, Arc::clone(&ledger), Arc::clone(&gate));
+    let mut publishers = publisher::run(outlet, Arc::clone(&ledger), Arc::clone(&gate));
     let started = Instant::now();
     for (number, planned) in (0_u64..).zip(faults) {
         gate.open_up_to((number + 1) * chunk);
         flow(&gate, number * chunk + chunk / 2).await?;
         if let Err(error) = fault(&mut stage, planned, &gate, (number + 2) * chunk).await {
             // What was seen until then is judged all the same.
-            ledger.write(Entry::Misconduct { text: format!("the run could not go on: {error:#}") });
+            broken_off(&ledger, &error);
+            publishers.shutdown().await;
             break;
         }
         let progress = (number + 1, wish.faults, gate.confirmed(), started.elapsed().as_secs());
         eprintln!("{} of {} faults, {} events, {} s: {}", progress.0, progress.1, progress.2, progress.3, planned.fault);
     }
     gate.open_up_to(wish.events);
-    finish(publishers).await?;
-    drain::quiet(&mut stage).await?;
+    let end = wind_up(&mut stage, publishers).await;
     let took = started.elapsed();
-    for worker in &mut stage.workers {
-        worker.look_after()?;
-        worker.stop().await;
+    if let Err(error) = end {
+        broken_off(&ledger, &error);
     }
-    drain::everything(&stage).await?;
     let judgement = judge(&ledger.read()?, &Terms { recovery: wish.recovery, ..TERMS });
     let errors = Errors::of(&worker::logs(&wish.folder)?)?;
     let bad_reloads = judgement.figures.faults.get(Fault::ReloadBad.kind()).copied().unwrap_or(0);
     let unexplained_errors = errors.beyond(u64::from(bad_reloads), WORKERS as u64);
     Ok(Outcome { judgement, errors, unexplained_errors, took })
+}
+
+fn broken_off(ledger: &Ledger, error: &anyhow::Error) {
+    ledger.write(Entry::Misconduct { text: format!("the run could not go on: {error:#}") });
+}
+
+/// Waits for the last events, stops the workers and takes out what is left.
+async fn wind_up(stage: &mut Stage, publishers: JoinSet<()>) -> anyhow::Result<()> {
+    finish(publishers).await?;
+    drain::quiet(stage).await?;
+    for worker in &mut stage.workers {
+        worker.look_after()?;
+        worker.stop().await;
+    }
+    drain::everything(stage).await
 }
 
 async fn set_up(wish: &Wish, node: Node, ledger: &Arc<Ledger>) -> anyhow::Result<Stage> {
@@ -125,8 +138,8 @@ async fn flow(gate: &Gate, events: u64) -> anyhow::Result<()> {
 async fn fault(stage: &mut Stage, planned: Planned, gate: &Gate, next: u64) -> anyhow::Result<()> {
     let fault = planned.fault;
     stage.ledger.write(Entry::FaultBegins { fault: fault.to_string(), in_flight: in_flight(fault) });
-    if matches!(fault, Fault::StopBroker | Fault::KillBroker) {
-        // So that there is something to deliver as soon as the broker is back.
+    if matches!(fault, Fault::StopBroker | Fault::KillBroker | Fault::StepClock(..)) {
+        // So that there is something to deliver as soon as the broker is back, and while the clock is wrong.
         gate.open_up_to(next);
     }
     stage.strike(planned).await.with_context(|| format!("fault: {fault}"))?;
@@ -146,7 +159,7 @@ async fn fault(stage: &mut Stage, planned: Planned, gate: &Gate, next: u64) -> a
     }
     // The other one may have made that delivery.
     for worker in &mut stage.workers {
-        worker.look_for().await;
+        worker.look_for().await?;
     }
     Ok(())
 }

@@ -117,12 +117,16 @@ impl Stage {
         let seconds = if step == Step::Ahead { STEP_SECONDS } else { -STEP_SECONDS };
         self.receiver.take_clock(seconds);
         self.workers[worker].set_clock(seconds)?;
-        sleep(CLOCK_LAG + lasts).await;
-        let stepped = self.receiver.signed_by_stepped_clock();
+        let deadline = Instant::now() + LIMIT;
+        while self.receiver.signed_by_stepped_clock() == 0 && Instant::now() < deadline {
+            sleep(POLL).await;
+        }
+        let was_stepped = self.receiver.signed_by_stepped_clock() > 0;
+        sleep(lasts).await;
         self.workers[worker].set_clock(0)?;
         sleep(CLOCK_LAG + TIMEOUT).await;
         self.receiver.take_clock(0);
-        ensure!(stepped > 0, "the worker's clock was not stepped, or it sent nothing meanwhile");
+        ensure!(was_stepped, "within {LIMIT:?} the worker sent nothing that was signed by a stepped clock");
         Ok(())
     }
 
@@ -178,14 +182,20 @@ impl Stage {
 
     /// Does something while no worker moves, so that no message comes in between the last look at a queue and its end.
     async fn frozen(&self, work: impl AsyncFnOnce(&Self) -> anyhow::Result<()>) -> anyhow::Result<()> {
+        let done = match self.signal_all("STOP").await {
+            Ok(()) => work(self).await,
+            Err(error) => Err(error),
+        };
+        done.and(self.signal_all("CONT").await)
+    }
+
+    /// Each of them, whatever becomes of the others.
+    async fn signal_all(&self, name: &str) -> anyhow::Result<()> {
+        let mut sent = Ok(());
         for worker in &self.workers {
-            worker.signal("STOP").await?;
+            sent = sent.and(worker.signal(name).await);
         }
-        let done = work(self).await;
-        for worker in &self.workers {
-            worker.signal("CONT").await?;
-        }
-        done
+        sent
     }
 
     async fn delete_wait_queues(&self) -> anyhow::Result<()> {

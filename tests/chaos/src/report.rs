@@ -78,7 +78,7 @@ fn marks(wish: &Wish, outcome: &Outcome) -> String {
     row("2xx beyond an event's first", figures.extra.to_string(), &format!("at most {}", figures.bound));
     row("dead letters and rejected beyond an event's first", figures.kept_extra.to_string(), "within the same");
     row("both, by publishing twice", figures.extra_by_publisher.to_string(), "");
-    row("told again with no fault near", figures.unexplained.to_string(), "0");
+    row("told or kept again with no fault near", figures.unexplained.to_string(), "0");
     row("attempts before their time", figures.early.to_string(), "0");
     row("attempts beyond those allowed", figures.over.to_string(), "0");
     row("given up or delivered wrongly", figures.wrong_fate.to_string(), "0");

@@ -33,8 +33,8 @@ pub const HELD: u32 = 2 * PREFETCH;
 pub const TIMEOUT: Duration = Duration::from_secs(3);
 /// A silent connection is given up after twice this.
 pub const HEARTBEAT: Duration = Duration::from_secs(3);
-/// A worker sees a step of its clock within this: the library looks for it once a second.
-pub const CLOCK_LAG: Duration = Duration::from_millis(1500);
+/// A worker sees a step of its clock within this: the library looks again when more than a whole second has gone by.
+pub const CLOCK_LAG: Duration = Duration::from_millis(2100);
 const READY_LIMIT: Duration = Duration::from_secs(60);
 
 /// What the configuration says of retries.
@@ -200,8 +200,12 @@ impl Worker {
     /// # Errors
     /// It was not running.
     pub fn kill(&mut self) -> anyhow::Result<()> {
+        let child = self.child.take().context("the worker does not run")?;
+        let pid = child.pid();
         // Dropping a child kills it.
-        self.child.take().context("the worker does not run").map(drop)
+        drop(child);
+        Self::clean_up_after(pid);
+        Ok(())
     }
 
     /// SIGTERM. That it does not end in order is written down as misconduct.
@@ -227,10 +231,22 @@ impl Worker {
         }
     }
 
-    /// Writes down that it is not ready within a minute.
-    pub async fn look_for(&mut self) {
+    /// Writes down that it has ended, and starts it again then; and that it is not ready within a minute.
+    ///
+    /// # Errors
+    /// It cannot be started.
+    pub async fn look_for(&mut self) -> anyhow::Result<()> {
+        self.look_after()?;
         if let Err(error) = self.wait_ready().await {
             self.misconduct(format!("{error:#}"));
+        }
+        Ok(())
+    }
+
+    /// What libfaketime leaves of a process that was killed.
+    fn clean_up_after(pid: u32) {
+        for left in ["faketime_shm_", "sem.faketime_sem_"] {
+            let _ = std::fs::remove_file(format!("/dev/shm/{left}{pid}"));
         }
     }
 
@@ -280,6 +296,12 @@ impl Worker {
         let text = self.ask("metrics").await?;
         let value = text.lines().find_map(|line| line.strip_prefix(series)?.strip_prefix(' '));
         Ok(value.with_context(|| format!("no metric {series}"))?.parse()?)
+    }
+}
+
+impl Drop for Worker {
+    fn drop(&mut self) {
+        let _ = self.kill();
     }
 }
 

@@ -73,7 +73,7 @@ pub struct Figures {
     pub extra_by_publisher: u64,
     /// Deliveries that may have been in flight where faults struck: the bound of `extra` and `kept_extra` together.
     pub bound: u64,
-    /// Told again though no fault was near.
+    /// Told or kept again though no fault was near.
     pub unexplained: u64,
     /// Attempts before their time.
     pub early: u64,
@@ -240,7 +240,9 @@ impl Court {
                 self.wrong("wrong_fate", Some(number));
             }
         }
-        if tale.copies <= 1 && tale.first_repeat().is_some_and(|at| !self.faults.iter().any(|fault| fault.touches(tale.began, at))) {
+        // When a copy was kept is not known, so for those any fault from the event's first moment on counts.
+        let repeated_at = tale.first_repeat().or((kept > 0).then_some(u64::MAX));
+        if tale.copies <= 1 && repeated_at.is_some_and(|at| !self.faults.iter().any(|fault| fault.touches(tale.began, at))) {
             self.wrong("unexplained", Some(number));
         }
     }

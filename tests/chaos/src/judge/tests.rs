@@ -109,6 +109,18 @@ fn more_duplicates_than_were_in_flight_are_too_many() {
 }
 
 #[test]
+fn a_copy_that_is_kept_twice_is_a_duplicate_and_needs_a_fault_too() {
+    let life = [publishing(REFUSED), published(REFUSED), seen(REFUSED, 1, 422)];
+    let kept = |count| (0..count).map(|_| drained("callbacks.dead", REFUSED));
+    assert!(names(life.clone().into_iter().chain(kept(1))).is_empty());
+    assert_eq!(names(life.clone().into_iter().chain(kept(2))), ["unexplained", "duplicates"]);
+    let judgement = judge(&ledger(life.clone().into_iter().chain([fault(1)]).chain(kept(2))), &TERMS);
+    assert!(judgement.violations.is_empty(), "{:?}", judgement.violations);
+    assert_eq!((judgement.figures.kept_extra, judgement.figures.extra), (1, 0));
+    assert_eq!(names(life.into_iter().chain([fault(1)]).chain(kept(3))), ["duplicates"]);
+}
+
+#[test]
 fn what_the_publisher_doubled_is_not_the_workers_duplicate() {
     let nothing = Entry::Published { event: GOOD, word: Word::Nothing };
     let twice = [publishing(GOOD), nothing, publishing(GOOD), published(GOOD), seen(GOOD, 1, 200), seen(GOOD, 1, 200)];
