@@ -171,6 +171,18 @@ mod tests {
         Waiting { bytes, id_length: 10, batch_limit: NonZeroU16::new(batch_limit) }
     }
 
+    fn with_id(id_length: usize) -> Waiting {
+        Waiting { bytes: 1, id_length, batch_limit: None }
+    }
+
+    #[test]
+    fn the_commas_between_ids_count_and_no_others() {
+        let longest = EVENT_IDS_LIMIT - 4;
+        assert_eq!(shared(&[with_id(1), with_id(longest), with_id(1)], &limits(9, 1000)), (3, Fill::Full));
+        assert_eq!(shared(&[with_id(1), with_id(longest + 1), with_id(1)], &limits(9, 1000)), (2, Fill::Full));
+        assert_eq!(shared(&[with_id(longest + 2), with_id(1)], &limits(9, 1000)), (2, Fill::Full));
+    }
+
     fn shared(line: &[Waiting], limits: &BatchLimits) -> (usize, Fill) {
         let Share { count, fill } = share(line.iter().copied(), limits);
         (count, fill)

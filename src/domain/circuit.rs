@@ -374,6 +374,48 @@ mod tests {
     }
 
     #[test]
+    fn failures_in_a_row_belong_together_within_the_window_alone() {
+        let (policy, now) = (CircuitPolicy { window: 10 * SECOND, ..in_a_row(2) }, Instant::now());
+        for (apart, opens) in [(Duration::from_secs(10), true), (Duration::from_millis(10_001), false)] {
+            let mut circuit = Circuit::default();
+            circuit.note(Charge::Fails, false, &policy, (now, 0.5));
+            assert_eq!(circuit.note(Charge::Fails, false, &policy, (now + apart, 0.5)).is_some(), opens, "{apart:?}");
+        }
+    }
+
+    #[test]
+    fn what_is_older_than_the_window_is_forgotten_a_tenth_of_it_at_a_time() {
+        let (window, now, mut recent) = (10 * SECOND, Instant::now(), Recent::default());
+        let sum = |recent: &Recent| (recent.sum().attempts, recent.sum().failures);
+        recent.add(true, window, now);
+        recent.add(true, window, now + Duration::from_millis(999));
+        assert_eq!((sum(&recent), recent.at), ((2, 2), 0), "still in the first tenth");
+        recent.add(false, window, now + SECOND);
+        assert_eq!((sum(&recent), recent.at), ((3, 2), 1));
+        recent.add(false, window, now + Duration::from_millis(1500));
+        assert_eq!((sum(&recent), recent.at), ((4, 2), 1));
+        recent.add(false, window, now + 9 * SECOND);
+        assert_eq!((sum(&recent), recent.at), ((5, 2), 9));
+        recent.add(false, window, now + 10 * SECOND);
+        assert_eq!((sum(&recent), recent.at), ((4, 0), 0), "the first tenth is over");
+        assert!(!recent.has_failures(now + 10 * SECOND));
+        recent.add(true, window, now + 40 * SECOND);
+        assert_eq!(sum(&recent), (1, 1), "all of it is over");
+        assert!(recent.has_failures(now + 40 * SECOND));
+        recent.add(false, window, now + 41 * SECOND);
+        assert_eq!((sum(&recent), recent.at), ((2, 1), 1), "counted from there");
+    }
+
+    #[test]
+    fn it_is_known_why_it_opened_and_for_how_long_it_has_been_open() {
+        let causes = [TripCause::Consecutive, TripCause::FailureRate, TripCause::Probe, TripCause::ProbeLost];
+        assert_eq!(causes.map(|cause| cause.as_str()), ["consecutive", "failure_rate", "probe", "probe_lost"]);
+        let now = Instant::now();
+        assert_eq!(opened(&in_a_row(3), now).open_for(now + 7 * SECOND), Some(7 * SECOND));
+        assert_eq!(Circuit::default().open_for(now), None);
+    }
+
+    #[test]
     fn opens_on_so_many_failures_in_a_row_and_a_success_starts_the_count_again() {
         let (policy, now, mut circuit) = (in_a_row(3), Instant::now(), Circuit::default());
         let mut note = |charge| circuit.note(charge, false, &policy, (now, 0.5));

@@ -84,3 +84,24 @@ impl fmt::Display for RejectReason {
         }
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::domain::decode::{Metadata, decode};
+
+    #[test]
+    fn reasons_have_the_names_that_operators_search_for() {
+        assert_eq!(DeadReason::ALL.map(DeadReason::as_str), ["exhausted", "expired", "gone", "endpoint_removed"]);
+        let no_event = decode("".into(), &Metadata::default()).unwrap_err();
+        let unrenderable = crate::domain::format::Unrenderable::NoRecords;
+        let reasons = [
+            RejectReason::Undecodable(no_event),
+            RejectReason::TooLarge { size: 2, limit: 1 },
+            RejectReason::HeadersTooLarge,
+            RejectReason::UnknownIntegrator,
+            RejectReason::Unrenderable(unrenderable),
+        ];
+        assert_eq!(reasons.map(|reason| reason.code()), RejectReason::CODES);
+    }
+}

@@ -227,6 +227,33 @@ mod tests {
         History { attempts: attempts - 1, ..History::new(NOW) }
     }
 
+    #[test]
+    fn a_wait_may_end_at_the_last_moment_and_no_later() {
+        let policy = RetryPolicy { max_age: Duration::from_secs(100), ..RetryPolicy::default() };
+        let ladder = Ladder::try_new(Duration::from_secs(1), Duration::from_secs(100)).unwrap();
+        let until = |seconds| Wait::at_least(&ladder, Duration::from_secs(seconds), NOW);
+        let wait = until(50);
+        // Its age is up when that wait ends.
+        let received_at = Timestamp::from_millis(wait.due_at.millis() - 100_000);
+        assert!(!is_too_late(wait, &History::new(received_at), &policy));
+        assert!(is_too_late(wait, &History::new(Timestamp::from_millis(received_at.millis() - 1)), &policy));
+    }
+
+    #[test]
+    fn jitter_adds_to_what_the_endpoint_asked_for() {
+        let policy = RetryPolicy { jitter: 0.2, ..RetryPolicy::default() };
+        let reply = Reply { outcome: Outcome::Answered { status: 429, retry_after: RetryAfter::parse("1000") }, took: Duration::ZERO };
+        let (window, limit) = window(&history(2), &reply, &policy, NOW);
+        assert_eq!((window.earliest, window.latest, limit), (Duration::from_secs(1000), Duration::from_secs(1200), Duration::MAX));
+    }
+
+    #[test]
+    fn verdicts_have_names() {
+        let wait = Wait::at_least(&Ladder::try_new(Duration::from_secs(1), Duration::from_secs(9)).unwrap(), Duration::ZERO, NOW);
+        let names = [Verdict::Delivered, Verdict::Retry(wait), Verdict::Dead(DeadReason::Gone)].map(|verdict| verdict.as_str());
+        assert_eq!(names, ["delivered", "retry", "dead"]);
+    }
+
     fn after(history: &History, reply: &Reply, rules: Rules<'_>, dice: f64) -> Verdict {
         let endpoint = EndpointId::try_new("main").unwrap();
         let tried = Tried { endpoint: &endpoint, started_at: NOW, members: NonZeroU16::MIN, reply };

@@ -201,6 +201,11 @@ mod tests {
     }
 
     #[test]
+    fn no_dice_lead_beyond_the_choices() {
+        assert_eq!([0.0, 0.34, 0.99, 1.0, 7.0, -1.0].map(|dice| pick(3, dice)), [0, 1, 2, 2, 2, 0]);
+    }
+
+    #[test]
     fn a_ladder_has_limits() {
         assert_eq!(Ladder::try_new(ms(9), ms(1000)), Err(BadLadder::TooShort));
         assert_eq!(Ladder::try_new(ms(1000), ms(999)), Err(BadLadder::Reversed));

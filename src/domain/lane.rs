@@ -511,6 +511,191 @@ mod tests {
         assert_eq!(start(&mut lane, &patient, now + ms(200)).unwrap().0, [4, 5]);
     }
 
+    fn in_batches(max_events: u16, rules: DeliveryPolicy) -> DeliveryPolicy {
+        DeliveryPolicy { batch: BatchLimits { max_events: NonZeroU16::new(max_events).unwrap(), ..BatchLimits::default() }, ..rules }
+    }
+
+    #[test]
+    fn half_of_the_prefetch_window_is_in_flight_at_most() {
+        let (rules, now) = (in_batches(8, policy(16)), Instant::now());
+        let mut lane = Lane::new(&rules, now);
+        (0..30).for_each(|n| lane.push(n, now));
+        let next = |lane: &mut Lane<i32>| match lane.next(&rules, 20, now, light) {
+            Next::Start(work, turn) => Some((work.len(), turn)),
+            _ => None,
+        };
+        let (first, turn) = next(&mut lane).unwrap();
+        let (second, _turn) = next(&mut lane).unwrap();
+        assert_eq!((first, second), (8, 2));
+        assert!(next(&mut lane).is_none());
+        lane.finish(turn, WORKS, &rules, now);
+        assert_eq!(next(&mut lane).map(|(count, _)| count), Some(8));
+        assert!(next(&mut lane).is_none());
+    }
+
+    #[test]
+    fn who_probes_and_who_has_said_410_gets_one_event_at_a_time() {
+        let (rules, now) = (in_batches(8, policy(4)), Instant::now());
+        let mut lane = Lane::new(&rules, now);
+        lane.pause(now + ms(1000));
+        (0..30).for_each(|n| lane.push(n, now));
+        let later = now + ms(1000);
+        assert!(lane.end_pause(later));
+        let (work, turn) = start(&mut lane, &rules, later).unwrap();
+        assert!(work.len() == 1 && start(&mut lane, &rules, later).is_none());
+        lane.finish(turn, Ending { charge: None, dice: 0.5 }, &rules, later);
+        let (work, turn) = start(&mut lane, &rules, later).unwrap();
+        assert!(work.len() == 1 && start(&mut lane, &rules, later).is_none(), "nothing is known yet");
+        lane.finish(turn, FAILS, &rules, later);
+        assert_eq!(start(&mut lane, &rules, later).unwrap().0.len(), 8, "it answers, whatever it is");
+        for _ in 0..9 {
+            let turn = Turn { started: later, events: 1, probe: false };
+            lane.finish(turn, FAILS, &rules, later);
+        }
+        let reopened = later + ms(3_600_000);
+        let (work, turn) = start(&mut lane, &rules, reopened).unwrap();
+        assert!(turn.is_probe() && work.len() == 1);
+    }
+
+    #[test]
+    fn a_pause_is_over_when_it_is_over() {
+        let (rules, now) = (policy(4), Instant::now());
+        let mut lane = Lane::new(&rules, now);
+        lane.pause(now + ms(50));
+        lane.push(1, now);
+        assert!(lane.depart(&rules, ROOM, now + ms(50), |_| None).is_empty());
+        assert_eq!(lane.depart(&rules, ROOM, now + ms(49), |_| None)[0].need.wait, ms(1));
+    }
+
+    #[test]
+    fn turns_that_were_given_away_are_forgotten_by_an_idle_endpoint_alone() {
+        let (rules, now) = (policy(4), Instant::now());
+        // Lined up, in flight before: and whether the turns begin anew with the next request.
+        for (lined_up, in_flight, anew) in [(1, 0, true), (2, 0, false), (1, 1, false), (2, 1, false)] {
+            let mut lane = Lane::new(&rules, now);
+            for _ in 0..in_flight {
+                lane.push(0, now);
+                let _turn = start(&mut lane, &rules, now).unwrap();
+            }
+            assert_eq!(lane.turns.give(Duration::ZERO, 0.1, now), ms(10_000));
+            (0..lined_up).for_each(|n| lane.push(n, now));
+            let _turn = start(&mut lane, &rules, now).unwrap();
+            let next = lane.turns.give(Duration::ZERO, 1.0, now);
+            assert_eq!(next, if anew { ms(1000) } else { ms(11_000) }, "{lined_up} in line, {in_flight} in flight");
+        }
+    }
+
+    #[test]
+    fn a_line_that_has_just_formed_is_no_crowd() {
+        let (rules, now) = (policy(1), Instant::now());
+        let mut lane = Lane::new(&rules, now);
+        (0..2).for_each(|n| lane.push(n, now));
+        let _turn = start(&mut lane, &rules, now).unwrap();
+        assert!(!lane.is_crowded(&rules, ROOM.shortest, now + SOON - ms(1)));
+        assert!(lane.is_crowded(&rules, ROOM.shortest, now + SOON));
+    }
+
+    /// Where the ladder is coarse, who leaves is back after ten seconds at the earliest.
+    #[test]
+    fn requests_take_long_when_a_place_comes_free_less_than_once_in_the_time_that_one_is_away() {
+        for (millis, is_stuck) in [(3000, false), (9900, false), (20_000, true)] {
+            let (rules, start_of_all) = (policy(4), Instant::now());
+            let mut lane = Lane::new(&rules, start_of_all);
+            (0..4).for_each(|n| lane.push(n, start_of_all));
+            let turns: Vec<Turn> = (0..4).map(|_| start(&mut lane, &rules, start_of_all).unwrap().1).collect();
+            let now = start_of_all + ms(millis);
+            for turn in turns {
+                lane.finish(turn, WORKS, &rules, now);
+            }
+            (0..5).for_each(|n| lane.push(n, now));
+            while start(&mut lane, &rules, now).is_some() {}
+            assert_eq!(lane.is_crowded(&rules, ms(10_000), now), is_stuck, "{millis} ms each");
+        }
+    }
+
+    #[test]
+    fn before_the_first_answer_turns_are_close_to_each_other_and_later_as_far_apart_as_it_has_taken_so_far() {
+        // Nothing is known: 1,000 a second; after a second and after two: 16 requests in that time.
+        for (millis, apart) in [(500, 1.0), (1000, 62.5), (2000, 125.0)] {
+            let (rules, start_of_all) = (policy(16), Instant::now());
+            let mut lane = Lane::new(&rules, start_of_all);
+            (0..216).for_each(|n| lane.push(n, start_of_all));
+            while start(&mut lane, &rules, start_of_all).is_some() {}
+            let left = lane.depart(&rules, ROOM, start_of_all + ms(millis), |_| None);
+            let waits: Vec<Duration> = left.iter().map(|departure| departure.need.wait).collect();
+            let (first, last, gaps) = (waits[0], waits[waits.len() - 1], f64::from(u32::try_from(waits.len()).unwrap() - 1));
+            let mean = (last - first).as_secs_f64() * 1000.0 / gaps;
+            assert!((mean - apart).abs() < apart / 50.0, "{mean} ms after {millis} ms");
+        }
+    }
+
+    #[test]
+    fn who_comes_back_in_vain_gets_another_turn_each_at_a_place_of_its_own() {
+        let now = Instant::now();
+        let rate = Rate { requests: NonZeroU32::new(10).unwrap(), per: Duration::from_secs(1) };
+        let rules = DeliveryPolicy { rate: Some(rate), ..policy(16) };
+        let mut lane = Lane::new(&rules, now);
+        (0..100).for_each(|n| lane.push(n, now));
+        let left = lane.depart(&rules, ROOM, now + ms(100), |_| Some(Duration::ZERO));
+        assert!(left.len() > 10 && left.windows(2).all(|pair| pair[1].need.wait >= pair[0].need.wait + ms(99)), "a tenth of a second each");
+    }
+
+    #[test]
+    fn as_many_stay_for_a_batch_or_a_probe_as_a_quarter_of_the_window() {
+        let (rules, now) = (in_batches(100, policy(4)), Instant::now());
+        let mut lane = Lane::new(&rules, now);
+        lane.push(0, now);
+        let (_, turn) = start(&mut lane, &rules, now).unwrap();
+        lane.finish(turn, WORKS, &rules, now + ms(60_000));
+        let later = now + ms(60_000);
+        (0..200).for_each(|n| lane.push(n, later));
+        lane.is_full = true;
+        lane.depart(&rules, Room { window: 8, free: 0, ..ROOM }, later + ms(100), |_| None);
+        assert_eq!(lane.line.len(), 2);
+        for _ in 0..10 {
+            lane.finish(Turn { started: later, events: 0, probe: false }, FAILS, &rules, later);
+        }
+        let reopened = later + ms(3_600_000);
+        lane.line.clear();
+        (0..50).for_each(|n| lane.push(n, reopened));
+        lane.depart(&rules, Room { free: 8, ..ROOM }, reopened, |_| None);
+        assert_eq!(lane.line.len(), 2);
+    }
+
+    #[test]
+    fn a_lane_knows_who_is_in_it() {
+        let (rules, now) = (policy(4), Instant::now());
+        let mut lane = Lane::new(&rules, now);
+        assert!(lane.is_empty() && !lane.has_line() && lane.newest().is_none());
+        (1..=5).for_each(|n| lane.push(n, now));
+        assert_eq!((lane.newest(), lane.has_line(), lane.is_empty()), (Some(&5), true, false));
+        assert_eq!(lane.retain(|n| n % 2 == 1), 2);
+        assert_eq!(lane.retain(|n| *n == 3), 2);
+        let (_, turn) = start(&mut lane, &rules, now).unwrap();
+        assert!(!lane.has_line() && !lane.is_empty(), "one is being served");
+        lane.finish(turn, WORKS, &rules, now);
+        assert!(lane.is_empty());
+    }
+
+    #[test]
+    fn a_rate_allows_so_many_requests_and_as_many_events_as_fit_into_them() {
+        let rate = |requests, seconds| Rate { requests: NonZeroU32::new(requests).unwrap(), per: Duration::from_secs(seconds) };
+        for (rate, batch, expected) in [(None, 7, f64::INFINITY), (Some(rate(30, 1)), 1, 30.0), (Some(rate(30, 60)), 10, 5.0)] {
+            let events = allowed(&DeliveryPolicy { rate, ..in_batches(batch, policy(4)) });
+            assert!((events - expected).abs() < 1e-9 || events == expected, "{events} for {rate:?}");
+        }
+    }
+
+    #[test]
+    fn who_has_a_turn_stays_and_the_newest_of_the_others_leave() {
+        let (rules, now) = (policy(4), Instant::now());
+        let mut lane = Lane::new(&rules, now);
+        (1..=8).for_each(|n| lane.push(n, now));
+        // Even ones have a turn; five may stay, so three of the four others leave, the newest.
+        lane.put_last_who_has_no_turn(5, |n| n % 2 == 1);
+        assert_eq!(lane.drain().collect::<Vec<_>>(), [1, 2, 4, 6, 8, 3, 5, 7]);
+    }
+
     #[test]
     fn an_endpoint_that_hangs_keeps_next_to_nothing_of_the_window() {
         let (rules, now) = (policy(16), Instant::now());
@@ -593,7 +778,7 @@ mod tests {
         while let Some((_, turn)) = start(&mut lane, &rules, now) {
             lane.finish(turn, WORKS, &rules, now);
         }
-        assert!(matches!(lane.next(&rules, ROOM.window, now, light), Next::Later(at) if at <= now + ms(101)));
+        assert!(matches!(lane.next(&rules, ROOM.window, now, light), Next::Later(at) if at > now && at <= now + ms(101)));
         let left = lane.depart(&rules, ROOM, now + ms(100), |_| None);
         assert_eq!(lane.line.len(), 10, "a second's worth stays");
         let (first, last) = (left[0].need.wait, left[left.len() - 1].need.wait);

@@ -88,6 +88,15 @@ mod tests {
     }
 
     #[test]
+    fn it_is_rested_when_the_last_request_was_a_bursts_time_ago() {
+        let (rate, now) = (rate(100, Duration::from_secs(1)), Instant::now());
+        let mut pace = Pace::new(rate);
+        assert!(pace.is_rested(now));
+        assert_eq!(pace.take(now), Ok(()));
+        assert!(!pace.is_rested(now + Duration::from_millis(99)) && pace.is_rested(now + Duration::from_millis(100)));
+    }
+
+    #[test]
     fn a_refusal_says_when_the_next_may_start_and_that_is_true() {
         let (mut pace, now) = (Pace::new(rate(10, Duration::from_secs(1))), Instant::now());
         assert_eq!((pace.take(now), pace.take(now)), (Ok(()), Err(Duration::from_millis(100))));
