@@ -309,7 +309,7 @@ impl World {
                 }
             }
             let room = Room { window: PREFETCH, free: PREFETCH.saturating_sub(self.in_hand), shortest: self.ladder.shortest() };
-            let turn_in = |message: &Message| message.history.turn_at.map(|at| at.since(wall));
+            let turn_in = |message: &Message| message.history.turn_in(wall);
             for Departure { work, need, .. } in self.lanes[endpoint].depart(&self.policies[endpoint], room, now, turn_in) {
                 self.in_hand -= 1;
                 let mut history = work.history.at(&id(endpoint));
@@ -421,10 +421,11 @@ impl World {
             Verdict::Retry(_) if self.has(Fault::TakesAFailureForSuccess) && reply.status() == Some(422) => {}
             Verdict::Retry(_) if self.has(Fault::AcknowledgesBeforeTheCopyIsConfirmed) && self.dice.u32(0..50) == 0 => {}
             Verdict::Retry(wait) => {
-                let earliest = self.policies[endpoint].retry.window_after(history.attempts).earliest.max(asked);
+                let window = self.policies[endpoint].retry.window_after(history.attempts);
+                let earliest = window.earliest.max(asked);
                 let account = &mut self.accounts[message.event];
                 // A member of a failed batch that has no time left is tried once more, alone, as soon as it may be.
-                let is_last = self.now + earliest > account.published + self.policies[endpoint].retry.max_age;
+                let is_last = self.now + window.latest.max(asked) > account.published + self.policies[endpoint].retry.max_age;
                 let earliest = if is_last { asked } else { earliest };
                 // The ladder's rungs are a factor of 1.22 apart at most.
                 account.not_before = self.now + earliest.mul_f64(0.8).max(asked);

@@ -1,6 +1,7 @@
 //! What is known of a delivery from before: carried in our own headers from queue to queue, never in `x-death`.
 
 use std::num::NonZeroU16;
+use std::time::Duration;
 
 use super::decide::Wait;
 use super::names::EndpointId;
@@ -96,6 +97,15 @@ impl History {
         Self { parked: self.parked.saturating_add(1), turn_at: Some(turn_at), unknown_since: None, ..self }
     }
 
+    /// How long it still is until its turn, nothing where that has passed; `None` where none was given. The stay that it has come back
+    /// from was planned by the same clock as the turn, so no more is left than lay between the two, whatever the clocks say.
+    #[must_use]
+    pub fn turn_in(&self, now: Timestamp) -> Option<Duration> {
+        let turn_at = self.turn_at?;
+        let after_the_stay = self.due_at.map_or(Duration::MAX, |due_at| turn_at.since(due_at));
+        Some(turn_at.since(now).min(after_the_stay))
+    }
+
     /// This history with a stay in the ladder ahead.
     #[must_use]
     pub fn waiting(self, wait: Wait) -> Self {
@@ -106,5 +116,22 @@ impl History {
     #[must_use]
     pub fn at(&self, endpoint: &EndpointId) -> Self {
         Self { endpoint: Some(endpoint.clone()), ..self.clone() }
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_turn_that_a_fast_clock_gave_is_no_further_away_than_it_was_from_the_end_of_the_stay() {
+        let at = |seconds: i64| Timestamp::from_millis(seconds * 1000);
+        let history = |turn_at, due_at| History { turn_at, due_at, ..History::new(at(0)) };
+        let seconds = |seconds| Some(Duration::from_secs(seconds));
+        assert_eq!(history(Some(at(130)), Some(at(120))).turn_in(at(121)), seconds(9));
+        assert_eq!(history(Some(at(130)), Some(at(120))).turn_in(at(140)), seconds(0));
+        assert_eq!(history(Some(at(3730)), Some(at(3720))).turn_in(at(121)), seconds(10));
+        assert_eq!(history(Some(at(130)), None).turn_in(at(121)), seconds(9));
+        assert_eq!(history(None, Some(at(120))).turn_in(at(121)), None);
     }
 }

@@ -42,7 +42,7 @@ const PATIENCE: u32 = 32;
 ///
 /// It stays for as long as is needed and for the shortest rung at the least, but not beyond the policy's `max_age`; when
 /// nothing is left of that, it is given up. Who has made room before stays away for a share of its age at the least.
-/// Where the endpoint is not to be called, that is a quarter from the second stay on. Where the lane is full, the share grows with
+/// Where the endpoint is not to be called, that is a quarter, but no more than doubles with each stay. Where the lane is full, the share grows with
 /// the square of the stays, up to a quarter after 32: rungs are far apart, so those whose turns come within minutes come back at the
 /// same moment, and most of them have to make room again. Were they sent away for a quarter of their age at once, the endpoint
 /// would idle until they come back: in a simulation, a backlog of 100,000 at 100 a second took 400 times as long.
@@ -59,7 +59,7 @@ pub fn decide_park(history: &History, need: Need, policy: &RetryPolicy, ladder: 
     if left.is_zero() {
         return Parking::Expired;
     }
-    let delay = need.wait.max(least(age, history.parked, need.rounding)).min(left).max(ladder.shortest());
+    let delay = need.wait.max(least(age, history.parked, need.rounding, ladder.shortest())).min(left).max(ladder.shortest());
     let wait = match need.rounding {
         Rounding::Down => Wait::at_most(ladder, delay, now),
         Rounding::Up => Wait::at_least(ladder, delay, now),
@@ -67,14 +67,17 @@ pub fn decide_park(history: &History, need: Need, policy: &RetryPolicy, ladder: 
     Parking::Wait(wait, now.plus(delay))
 }
 
-/// The share of its age for which a delivery stays away that has made room so often before.
-fn least(age: Duration, parked: u32, rounding: Rounding) -> Duration {
+/// The share of its age for which a delivery stays away that has made room so often before. No more than doubles with each stay
+/// from the shortest on: an age is only as good as the clocks that measured it, and one that is an hour off must not cost a delivery
+/// a quarter of an hour.
+fn least(age: Duration, parked: u32, rounding: Rounding, shortest: Duration) -> Duration {
     let stays = match (parked, rounding) {
         (0, _) => 0,
         (_, Rounding::Up) => PATIENCE,
         (stays, Rounding::Down) => stays.min(PATIENCE),
     };
-    age * (stays * stays) / (4 * PATIENCE * PATIENCE)
+    let share = age * (stays * stays) / (4 * PATIENCE * PATIENCE);
+    share.min(shortest.saturating_mul(2_u32.saturating_pow(parked)))
 }
 
 #[cfg(test)]
@@ -116,7 +119,10 @@ mod tests {
     fn who_has_made_room_before_stays_away_for_a_share_of_its_age() {
         let age = seconds(4096);
         assert_eq!(stay(age, 0, seconds(2), Rounding::Up), Some((seconds(2), seconds(2))));
-        assert_eq!(stay(age, 1, seconds(2), Rounding::Up), Some((Duration::from_millis(1_024_000), seconds(1024))));
+        assert_eq!(stay(age, 1, seconds(2), Rounding::Up), Some((seconds(2), seconds(2))));
+        assert_eq!(stay(age, 3, seconds(2), Rounding::Up), Some((seconds(8), seconds(8))));
+        assert_eq!(stay(age, 10, seconds(2), Rounding::Up), Some((Duration::from_millis(1_024_000), seconds(1024))));
+        assert_eq!(stay(age, u32::MAX, seconds(2), Rounding::Up), Some((Duration::from_millis(1_024_000), seconds(1024))));
         assert_eq!(stay(age, 1, seconds(2000), Rounding::Up), Some((Duration::from_millis(2_048_000), seconds(2000))));
         assert_eq!(stay(age, 1, Duration::ZERO, Rounding::Down), Some((seconds(1), seconds(1))));
         assert_eq!(stay(age, 8, seconds(2), Rounding::Down), Some((seconds(64), seconds(64))));

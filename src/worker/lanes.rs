@@ -248,7 +248,7 @@ fn make_room(shared: &Arc<Shared>, state: &mut State) {
     let State { endpoint, lane, .. } = state;
     let room = Room { window, free, shortest: shared.config.ladder.shortest() };
     let wall = clock::now();
-    let turn_in = |delivery: &Delivery| delivery.stake.parcel().history.turn_at.map(|at| at.since(wall));
+    let turn_in = |delivery: &Delivery| delivery.stake.parcel().history.turn_in(wall);
     let departures = lane.depart(&endpoint.policy, room, Instant::now(), turn_in);
     shared.telemetry.lane_waiting_sub(departures.len());
     for Departure { work, need, cause } in departures {

@@ -67,7 +67,8 @@ pub(super) async fn make_way(shared: &Shared, delivery: Delivery, endpoint: &End
 pub(super) async fn unknown(shared: &Shared, stake: Stake, endpoint: Option<&EndpointId>) {
     let now = clock::now();
     let parcel = stake.parcel();
-    let since = parcel.history.unknown_since.unwrap_or(now);
+    // A clock that was fast may have written a time that is still to come: it would be waited for in vain.
+    let since = parcel.history.unknown_since.map_or(now, |since| since.min(now));
     let patience = shared.config.worker.unknown_integrator_wait;
     let history = History { endpoint: endpoint.cloned(), unknown_since: Some(since), ..parcel.history.clone() };
     match (decide_unknown(since, patience, &shared.config.ladder, now), endpoint) {

@@ -210,21 +210,23 @@ impl Desk {
         }
     }
 
-    /// Takes out all that is ready in the queue and writes it down, each before it is acknowledged.
+    /// Takes out all that is ready in the queue and writes it down, each before it is acknowledged. Returns how many.
     ///
     /// # Errors
     /// What the broker says.
-    pub async fn drain(&self, queue: &str, ledger: &Ledger) -> anyhow::Result<()> {
+    pub async fn drain(&self, queue: &str, ledger: &Ledger) -> anyhow::Result<u64> {
         let channel = self.channel().await?;
+        let mut taken = 0;
         while let Some(got) = timeout(LIMIT, channel.basic_get(queue.into(), BasicGetOptions::default())).await?? {
             let id = got.delivery.properties.message_id().as_ref().map(ToString::to_string);
             let event = id.and_then(|id| Event::parse(&id)).map(|event| event.0);
             ledger.write(Entry::Drained { queue: queue.to_owned(), event });
             timeout(LIMIT, channel.basic_ack(got.delivery.delivery_tag, BasicAckOptions::default())).await??;
+            taken += 1;
         }
         // Acknowledgements are not answered; the close is, and comes after them.
         timeout(LIMIT, channel.close(200, "drained".into())).await??;
-        Ok(())
+        Ok(taken)
     }
 
     /// Deletes a queue that has to be empty, and says how many messages went with it.

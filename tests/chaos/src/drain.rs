@@ -45,14 +45,24 @@ pub async fn quiet(stage: &mut Stage) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// Takes out what is in any queue, when no worker runs any more.
+/// Takes out what is in any queue, when no worker runs any more. What waits goes on to other queues meanwhile, so those that
+/// it comes from are emptied first, and all of them again until there is nothing.
 ///
 /// # Errors
 /// The broker does not answer.
 pub async fn everything(stage: &Stage) -> anyhow::Result<()> {
     let desk = Desk::open(&stage.node.url()).await?;
-    for queue in stage.node.queues("%2f").await? {
-        desk.drain(&queue, &stage.ledger).await?;
+    let mut queues = stage.node.queues("%2f").await?;
+    queues.sort_by_key(|queue| !queue.contains(".wait."));
+    let (deadline, mut since) = (Instant::now() + LIMIT, Instant::now());
+    // A killed broker forwards again only after a while.
+    while since.elapsed() < STILL && Instant::now() < deadline {
+        for queue in &queues {
+            if desk.drain(queue, &stage.ledger).await? > 0 {
+                since = Instant::now();
+            }
+        }
+        sleep(Duration::from_millis(250)).await;
     }
     Ok(())
 }

@@ -16,7 +16,7 @@ use crate::receiver::Receiver;
 use crate::worker::{CLOCK_LAG, EXCHANGE, HEARTBEAT, HELD, MAX_IN_FLIGHT, Setup, TIMEOUT, WORK, Worker};
 
 /// Messages that the broker itself has in hand for each wait queue while they expire, and wait queues.
-const EXPIRING: u32 = 32 * 9;
+const EXPIRING: u32 = 32 * 17;
 /// Longer than RabbitMQ takes to see its memory and its disk.
 const ALARM: Duration = Duration::from_secs(2);
 /// Limit on everything that is waited for.
@@ -203,7 +203,7 @@ impl Stage {
             self.node.queues("%2f").await?.into_iter().filter(|name| name.starts_with(WORK) && name.contains(".wait.")).collect();
         ensure!(!queues.is_empty(), "there are no wait queues");
         let desk = Desk::open(&self.node.url()).await?;
-        // What waits comes due within a second; twice empty, as what is on its way out may not be counted.
+        // What waits comes due within four seconds; twice empty, as what is on its way out may not be counted.
         self.until("the wait queues are empty", async |_| {
             let mut waiting = 0;
             for queue in &queues {

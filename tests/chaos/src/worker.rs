@@ -107,7 +107,7 @@ impl Setup {
         let text = format!(
             r#"
 broker = {{ url = "{broker}", heartbeat = "{heartbeat}s", timeout = "5s" }}
-wait = {{ shortest = "200ms", longest = "1s" }}
+wait = {{ shortest = "200ms", longest = "4s" }}
 worker = {{ unknown_integrator_wait = "2s" }}
 egress = {{ allow_http = true, allow_private_networks = true }}
 integrators = {{ file = "integrators.toml" }}
