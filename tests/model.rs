@@ -277,8 +277,8 @@ impl World {
         while self.in_hand < 2 * PREFETCH {
             let queue = if self.dice.bool() && !self.due.is_empty() || self.work.is_empty() { &mut self.due } else { &mut self.work };
             let Some(message) = queue.pop_front() else { return };
-            if let Some(until) = message.history.hold_until.filter(|until| *until > self.wall() && !self.has(Fault::IgnoresTheHold)) {
-                let wait = Wait::at_least(&self.ladder, until.since(self.wall()), self.wall());
+            if let Some(left) = message.history.held_for(self.wall()).filter(|_| !self.has(Fault::IgnoresTheHold)) {
+                let wait = Wait::at_least(&self.ladder, left, self.wall());
                 self.put_away(message, wait);
                 continue;
             }

@@ -160,7 +160,7 @@ pub fn read_history(properties: &BasicProperties) -> Option<History> {
         first_attempt_at: time(properties, name::FIRST_ATTEMPT_AT),
         last_attempt_at: time(properties, name::LAST_ATTEMPT_AT),
         last_status: small(name::LAST_STATUS).and_then(|n| u16::try_from(n).ok()),
-        last_error: text(properties, name::LAST_ERROR).map(str::to_owned),
+        last_error: text(properties, name::LAST_ERROR).map(short_line),
         due_at: time(properties, name::DUE_AT),
         hold_until: time(properties, name::HOLD_UNTIL),
         unknown_since: time(properties, name::UNKNOWN_SINCE),
@@ -400,9 +400,10 @@ fn kept_properties(from: &BasicProperties) -> BasicProperties {
     }
 }
 
-/// One line of at most [`TEXT_LIMIT`] characters, control characters replaced by blanks.
+/// One line of at most [`TEXT_LIMIT`] characters, control characters replaced by blanks. Of such a line it is that line.
 fn short_line(text: &str) -> String {
-    text.trim().chars().map(|c| if c.is_control() { ' ' } else { c }).take(TEXT_LIMIT).collect()
+    let printable = text.replace(char::is_control, " ");
+    printable.trim().chars().take(TEXT_LIMIT).collect::<String>().trim_end().to_owned()
 }
 
 fn long(text: &str) -> AMQPValue {

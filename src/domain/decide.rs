@@ -53,6 +53,8 @@ pub struct Wait {
     pub rung: Rung,
     /// When the wait ends.
     pub due_at: Timestamp,
+    /// When the message comes out of that queue: sooner, where the ladder has no rung as long as the wait.
+    pub out_at: Timestamp,
     /// Set when the ladder has no rung as long as the wait: whoever gets the message before this time puts it back.
     pub hold_until: Option<Timestamp>,
 }
@@ -65,8 +67,7 @@ impl Wait {
             let drawn = window.earliest + window.latest.saturating_sub(window.earliest).mul_f64(dice.clamp(0.0, 1.0));
             return Self::at_least(ladder, drawn, now);
         }
-        let rung = ladder.between(window.earliest, window.latest, limit, dice);
-        Self { rung, due_at: now.plus(rung.delay()), hold_until: None }
+        Self::in_one_hop(ladder.between(window.earliest, window.latest, limit, dice), now)
     }
 
     /// The wait from `now` on for at least `delay`.
@@ -75,14 +76,18 @@ impl Wait {
         let rung = ladder.at_least(delay);
         let in_one_hop = rung.delay() >= delay;
         let due_at = now.plus(rung.delay().max(delay));
-        Self { rung, due_at, hold_until: (!in_one_hop).then_some(due_at) }
+        Self { rung, due_at, out_at: now.plus(rung.delay()), hold_until: (!in_one_hop).then_some(due_at) }
     }
 
     /// The wait from `now` on for at most `delay`, as far as the ladder has one so short.
     #[must_use]
     pub fn at_most(ladder: &Ladder, delay: Duration, now: Timestamp) -> Self {
-        let rung = ladder.at_most(delay);
-        Self { rung, due_at: now.plus(rung.delay()), hold_until: None }
+        Self::in_one_hop(ladder.at_most(delay), now)
+    }
+
+    fn in_one_hop(rung: Rung, now: Timestamp) -> Self {
+        let due_at = now.plus(rung.delay());
+        Self { rung, due_at, out_at: due_at, hold_until: None }
     }
 }
 

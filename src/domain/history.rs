@@ -27,7 +27,7 @@ pub struct History {
     pub last_status: Option<u16>,
     /// Why the latest attempt failed, short and free of payload, secrets and URLs.
     pub last_error: Option<String>,
-    /// When the current wait is planned to end; how late it ends in fact is measured from here.
+    /// When the message is planned to come out of the queue it waits in; how late it does in fact is measured from here.
     pub due_at: Option<Timestamp>,
     /// Not to be tried before: set when the ladder has no rung as long as the wait.
     pub hold_until: Option<Timestamp>,
@@ -101,15 +101,23 @@ impl History {
     /// from was planned by the same clock as the turn, so no more is left than lay between the two, whatever the clocks say.
     #[must_use]
     pub fn turn_in(&self, now: Timestamp) -> Option<Duration> {
-        let turn_at = self.turn_at?;
-        let after_the_stay = self.due_at.map_or(Duration::MAX, |due_at| turn_at.since(due_at));
-        Some(turn_at.since(now).min(after_the_stay))
+        self.turn_at.map(|turn_at| self.left_until(turn_at, now))
+    }
+
+    /// How long it must still not be tried, measured in the same way; `None` where it may be.
+    #[must_use]
+    pub fn held_for(&self, now: Timestamp) -> Option<Duration> {
+        self.hold_until.map(|until| self.left_until(until, now)).filter(|left| !left.is_zero())
+    }
+
+    fn left_until(&self, then: Timestamp, now: Timestamp) -> Duration {
+        then.since(now).min(self.due_at.map_or(Duration::MAX, |due_at| then.since(due_at)))
     }
 
     /// This history with a stay in the ladder ahead.
     #[must_use]
     pub fn waiting(self, wait: Wait) -> Self {
-        Self { due_at: Some(wait.due_at), hold_until: wait.hold_until, ..self }
+        Self { due_at: Some(wait.out_at), hold_until: wait.hold_until, ..self }
     }
 
     /// This history as that of one endpoint's delivery.
@@ -133,5 +141,10 @@ mod tests {
         assert_eq!(history(Some(at(3730)), Some(at(3720))).turn_in(at(121)), seconds(10));
         assert_eq!(history(Some(at(130)), None).turn_in(at(121)), seconds(9));
         assert_eq!(history(None, Some(at(120))).turn_in(at(121)), None);
+        let held = |hold_until, due_at| History { hold_until, due_at, ..History::new(at(0)) };
+        assert_eq!(held(Some(at(130)), Some(at(120))).held_for(at(121)), seconds(9));
+        assert_eq!(held(Some(at(3730)), Some(at(3720))).held_for(at(121)), seconds(10));
+        assert_eq!(held(Some(at(130)), Some(at(120))).held_for(at(130)), None);
+        assert_eq!(held(None, Some(at(120))).held_for(at(121)), None);
     }
 }

@@ -78,8 +78,8 @@ fn reject(shared: &Arc<Shared>, (original, history): (Original, History), reason
 fn send_on(shared: &Arc<Shared>, message: Message, pushed: &mut Pushed) {
     let (_, event, history, _) = &message;
     let (now, on) = (clock::now(), Arc::clone(shared));
-    if let Some(until) = history.hold_until.filter(|until| *until > now) {
-        let wait = Wait::at_least(&shared.config.ladder, until.since(now), now);
+    if let Some(left) = history.held_for(now) {
+        let wait = Wait::at_least(&shared.config.ladder, left, now);
         let history = history.clone();
         let stake = Parcel::whole(message, &shared.telemetry);
         shared.tasks.spawn(async move { settle::wait(&on, stake, history, (wait, WaitCause::HoldUntil)).await });

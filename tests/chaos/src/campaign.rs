@@ -76,7 +76,7 @@ pub async fn run(wish: &Wish, node: Node) -> anyhow::Result<Outcome> {
     for (number, planned) in (0_u64..).zip(faults) {
         gate.open_up_to((number + 1) * chunk);
         flow(&gate, number * chunk + chunk / 2).await?;
-        if let Err(error) = fault(&mut stage, planned, &gate, (number + 2) * chunk).await {
+        if let Err(error) = fault(&mut stage, planned, &gate, ((number + 2) * chunk - chunk / 2, (number + 2) * chunk)).await {
             // What was seen until then is judged all the same.
             broken_off(&ledger, &error);
             publishers.shutdown().await;
@@ -134,15 +134,16 @@ async fn flow(gate: &Gate, events: u64) -> anyhow::Result<()> {
     Ok(())
 }
 
-/// One fault, and the wait for a delivery after it. `next`: events are let out up to this number from then on.
-async fn fault(stage: &mut Stage, planned: Planned, gate: &Gate, next: u64) -> anyhow::Result<()> {
+/// One fault, and the wait for a delivery after it. Events are let out up to `half` while it lasts, where some are needed then, and up
+/// to `next` from then on.
+async fn fault(stage: &mut Stage, planned: Planned, gate: &Gate, (half, next): (u64, u64)) -> anyhow::Result<()> {
     let fault = planned.fault;
     stage.ledger.write(Entry::FaultBegins { fault: fault.to_string(), in_flight: in_flight(fault) });
-    if matches!(fault, Fault::StopBroker | Fault::KillBroker | Fault::StepClock(..)) {
-        // So that there is something to deliver as soon as the broker is back, and while the clock is wrong.
+    if matches!(fault, Fault::StopBroker | Fault::KillBroker) {
+        // So that there is something to deliver as soon as the broker is back.
         gate.open_up_to(next);
     }
-    stage.strike(planned).await.with_context(|| format!("fault: {fault}"))?;
+    stage.strike(planned, || gate.open_up_to(half)).await.with_context(|| format!("fault: {fault}"))?;
     stage.ledger.write(Entry::FaultEnds);
     gate.open_up_to(next);
     let ended = now();

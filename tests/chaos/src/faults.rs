@@ -57,11 +57,11 @@ pub const fn in_flight(fault: Fault) -> u32 {
 }
 
 impl Stage {
-    /// Breaks one thing and mends it.
+    /// Breaks one thing and mends it. `let_out` lets out more events, where some are needed while it is broken.
     ///
     /// # Errors
     /// It cannot be broken or mended: the suite's own failure, whatever the worker does.
-    pub async fn strike(&mut self, planned: Planned) -> anyhow::Result<()> {
+    pub async fn strike(&mut self, planned: Planned, let_out: impl Fn()) -> anyhow::Result<()> {
         let lasts = planned.lasts;
         match planned.fault {
             Fault::KillWorker(worker) => {
@@ -108,15 +108,17 @@ impl Stage {
             | Fault::RefuseReceiver(character) => self.strike_receiver(planned, character).await,
             Fault::ReloadGood => self.reload_good().await,
             Fault::ReloadBad => self.reload_bad().await,
-            Fault::StepClock(worker, step) => self.step_clock(worker, step, planned.lasts).await,
+            Fault::StepClock(worker, step) => self.step_clock(worker, step, planned.lasts, let_out).await,
         }
     }
 
     /// Requests that were signed by the wrong clock come as long as an attempt may take.
-    async fn step_clock(&self, worker: usize, step: Step, lasts: Duration) -> anyhow::Result<()> {
+    async fn step_clock(&self, worker: usize, step: Step, lasts: Duration, let_out: impl Fn()) -> anyhow::Result<()> {
         let seconds = if step == Step::Ahead { STEP_SECONDS } else { -STEP_SECONDS };
         self.receiver.take_clock(seconds);
         self.workers[worker].set_clock(seconds)?;
+        sleep(CLOCK_LAG).await;
+        let_out();
         let deadline = Instant::now() + LIMIT;
         while self.receiver.signed_by_stepped_clock() == 0 && Instant::now() < deadline {
             sleep(POLL).await;
