@@ -1,4 +1,4 @@
-//! Replays the corpus of the fuzz targets, written by hand so far: every input of every target, each within its promises.
+//! Replays the corpus of the fuzz targets, written by hand but for what the fuzzers have found: every input of every target, each within its promises.
 
 #[path = "fuzz/targets.rs"]
 mod targets;
