@@ -123,15 +123,18 @@ fn egress() -> Egress {
     Egress::new(&EgressConfig::anywhere()).unwrap()
 }
 
-async fn attempt(egress: &Egress, url: &str) -> Reply {
-    let request = CallbackRequest {
+fn request(url: &str) -> CallbackRequest {
+    CallbackRequest {
         url: url.parse().unwrap(),
         headers: http::HeaderMap::new(),
         body: Bytes::from_static(b"[1]"),
         webhook_id: "msg_1".into(),
         tls: None,
-    };
-    egress.attempt(request, TIMEOUT).await
+    }
+}
+
+async fn attempt(egress: &Egress, url: &str) -> Reply {
+    egress.attempt(request(url), TIMEOUT).await
 }
 
 /// Bytes of memory that this process holds.

@@ -79,16 +79,7 @@ async fn call(connections: usize, port: u16) {
     let limit = TIMEOUT * u32::try_from(connections.div_ceil(1000)).unwrap();
     let before = resident();
     let start = Instant::now();
-    let calls = (0..connections).map(|_| {
-        let request = CallbackRequest {
-            url: url.parse().unwrap(),
-            headers: http::HeaderMap::new(),
-            body: Bytes::from_static(b"[1]"),
-            webhook_id: "msg_1".into(),
-            tls: None,
-        };
-        egress.attempt(request, limit)
-    });
+    let calls = (0..connections).map(|_| egress.attempt(request(&url), limit));
     let most = Arc::new(AtomicUsize::new(0));
     let sampled = Arc::clone(&most);
     let sampler = tokio::spawn(async move {
