@@ -6,6 +6,7 @@
 #   bash tests/run.sh --test support_smoke  arguments go to the test runner (cargo-nextest where installed, else cargo test)
 #   bash tests/run.sh --tests-only ...      without formatting, lints, documentation and scripts
 #
+# With CALLBACKD_TEST_POSTGRES set (postgres://user@host:port, a user who may make databases) no PostgreSQL is started either.
 # With CALLBACKD_TEST_AMQP and CALLBACKD_TEST_MANAGEMENT set (amqp://user:password@host:port, http://user:password@host:port)
 # the tests use that RabbitMQ and none is started; tests that kill a broker still start one of their own.
 # The exit code is that of the first step that fails.
@@ -24,6 +25,10 @@ main() {
     check_compose
   fi
   [ $# -gt 0 ] || bash tests/chaos/run.sh --short
+  trap end_servers EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+  start_database
   start_broker
   test_rust "$@"
 }
@@ -38,6 +43,7 @@ install_missing() {
   command -v make >/dev/null || packages+=(make)
   # Tests that kill their broker need the installed one even when the others use a broker elsewhere.
   [ -x "${CALLBACKD_RABBITMQ_BIN:-/usr/lib/rabbitmq/bin}/rabbitmq-server" ] || command -v rabbitmq-server >/dev/null || packages+=(rabbitmq-server)
+  [ -n "${CALLBACKD_TEST_POSTGRES:-}" ] || compgen -G "${CALLBACKD_POSTGRES_BIN:-/usr/lib/postgresql/*/bin}/initdb" >/dev/null || packages+=(postgresql)
   python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
   # Gives the tests of names that change their minds a resolver that does so.
   compgen -G '/usr/lib*/libnss_wrapper.so' >/dev/null || compgen -G '/usr/lib/*/libnss_wrapper.so' >/dev/null || packages+=(libnss-wrapper)
@@ -96,6 +102,16 @@ check_compose() {
   fi
 }
 
+start_database() {
+  [ -z "${CALLBACKD_TEST_POSTGRES:-}" ] || return 0
+  step "starting PostgreSQL"
+  database=$(mktemp -d "${TMPDIR:-/tmp}/callbackd-postgres.XXXXXX")
+  bash tests/postgres-node.sh start "$database"
+  local port
+  port=$(<"$database/port")
+  export CALLBACKD_TEST_POSTGRES=postgres://callbackd@127.0.0.1:$port
+}
+
 start_broker() {
   if [ -n "${CALLBACKD_TEST_AMQP:-}" ]; then
     : "${CALLBACKD_TEST_MANAGEMENT:?is to be set too where CALLBACKD_TEST_AMQP is}"
@@ -103,9 +119,6 @@ start_broker() {
   fi
   step "starting RabbitMQ"
   node=$(mktemp -d "${TMPDIR:-/tmp}/callbackd-node.XXXXXX")
-  trap end_broker EXIT
-  trap 'exit 130' INT
-  trap 'exit 143' TERM
   # Should this script be killed, the node ends by itself.
   CALLBACKD_NODE_OWNER=$$ bash deploy/rabbitmq-node.sh start "$node"
   local port
@@ -114,10 +127,13 @@ start_broker() {
 }
 
 # Silent: the test runner's summary is to stay the last thing printed. Its messages are of no more use, so it is killed.
-end_broker() {
-  bash deploy/rabbitmq-node.sh kill "$node" >/dev/null 2>&1 || true
-  bash deploy/rabbitmq-node.sh stop "$node" >/dev/null 2>&1 || true
-  rm -rf "$node"
+end_servers() {
+  if [ -n "${node:-}" ]; then
+    bash deploy/rabbitmq-node.sh kill "$node" >/dev/null 2>&1 || true
+    bash deploy/rabbitmq-node.sh stop "$node" >/dev/null 2>&1 || true
+  fi
+  if [ -n "${database:-}" ]; then bash tests/postgres-node.sh kill "$database" >/dev/null 2>&1 || true; fi
+  rm -rf "${node:-}" "${database:-}"
 }
 
 test_rust() {
