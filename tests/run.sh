@@ -23,6 +23,7 @@ main() {
     check_supply_chain
     check_scripts
     check_compose
+    check_alerts
   fi
   [ $# -gt 0 ] || bash tests/chaos/run.sh --short
   trap end_servers EXIT
@@ -92,7 +93,7 @@ check_scripts() {
 
 check_compose() {
   step "docker-compose.yml"
-  "$CALLBACKD_TEST_PYTHON" -c 'import sys, yaml; [yaml.safe_load(open(name)) for name in sys.argv[1:]]' docker-compose.yml deploy/prometheus/*.yml
+  "$CALLBACKD_TEST_PYTHON" -c 'import sys, yaml; [yaml.safe_load(open(name)) for name in sys.argv[1:]]' docker-compose.yml deploy/prometheus/*.yml deploy/grafana/provisioning/*/*.yml
   CALLBACKD__BROKER__URL=amqp://rabbitmq ACME_STATIC_SECRET=x ACME_SIGNING_SECRET=whsec_Y2FsbGJhY2tkIGxvY2FsIHN0YWNrLCBubyBzZWNyZXQ= \
     cargo run --quiet --locked -- --config deploy/compose/callbackd.toml check >/dev/null
   if docker compose version >/dev/null 2>&1; then
@@ -110,6 +111,37 @@ start_database() {
   local port
   port=$(<"$database/port")
   export CALLBACKD_TEST_POSTGRES=postgres://callbackd@127.0.0.1:$port
+}
+
+check_alerts() {
+  step "alerts"
+  local promtool
+  promtool=$(command -v promtool) || promtool=$PWD/target/promtool/usr/bin/promtool
+  [ -x "$promtool" ] || fetch_promtool
+  "$promtool" check rules deploy/prometheus/alerts*.yml >/dev/null
+  "$promtool" check config deploy/prometheus/prometheus.yml >/dev/null
+  "$promtool" test rules deploy/prometheus/tests/*.yml >/dev/null
+}
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
+# Out of Debian's package and no more: to install it would start a Prometheus on this machine.
+fetch_promtool() {
+  step "fetching promtool into target/promtool"
+  local folder
+  mkdir -p target/promtool
+  folder=$(mktemp -d "${TMPDIR:-/tmp}/callbackd-promtool.XXXXXX")
+  # Lists of packages that are old or missing name no file that is there: they are renewed where that needs no password.
+  if ! (cd "$folder" && { apt-get download prometheus || { as_root apt-get update -qq && apt-get download prometheus; }; }) >"$folder/log" 2>&1; then
+    cat "$folder/log" >&2
+    rm -rf "$folder"
+    echo "please install promtool (package prometheus), or run apt-get update" >&2
+    return 1
+  fi
+  dpkg-deb --fsys-tarfile "$folder"/*.deb | tar --extract --directory target/promtool ./usr/bin/promtool
+  rm -rf "$folder"
 }
 
 start_broker() {
