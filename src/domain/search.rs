@@ -1,14 +1,16 @@
 //! What an event can be found by besides its id: the values of a few members of its records.
 
 use std::borrow::Cow;
+use std::fmt;
 
+use serde::de::{self, Deserializer as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
 use super::decode::for_each_member;
 use super::event::{Content, Event};
 
-/// Most values that one event is found by; a batch of records may have thousands.
-pub const VALUES_LIMIT: usize = 32;
+/// Most values that one event is found by: each is a row of the delivery log, and an event may hold thousands of records.
+pub const VALUES_LIMIT: usize = 500;
 
 /// Longest value that an event is found by, in bytes: keys are shorter, and what is longer is a text.
 pub const VALUE_LIMIT: usize = 200;
@@ -61,15 +63,14 @@ impl SearchKeys {
     }
 
     fn of_records(&self, records: &str, found: &mut Vec<SearchKey>) {
-        let records: Vec<&RawValue> = serde_json::from_str(records).unwrap_or_default();
-        for record in records {
-            if found.len() >= VALUES_LIMIT {
-                return;
-            }
+        let each = |record: &RawValue| {
             if record.get().starts_with('{') {
                 self.of_object(record.get(), found);
             }
-        }
+            found.len() < VALUES_LIMIT
+        };
+        // Ends with an error when there is enough.
+        let _ = serde_json::Deserializer::from_str(records).deserialize_seq(Records(each));
     }
 
     fn of_object(&self, object: &str, found: &mut Vec<SearchKey>) {
@@ -80,6 +81,26 @@ impl SearchKeys {
                 found.push(SearchKey { name: name.clone(), value: value.into_owned() });
             }
         });
+    }
+}
+
+/// Hands over one record after the other, as long as more are wanted.
+struct Records<F>(F);
+
+impl<'de, F: FnMut(&'de RawValue) -> bool> Visitor<'de> for Records<F> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("an array")
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut records: A) -> Result<(), A::Error> {
+        while let Some(record) = records.next_element()? {
+            if !(self.0)(record) {
+                return Err(de::Error::custom("no more are wanted"));
+            }
+        }
+        Ok(())
     }
 }
 
