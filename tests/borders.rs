@@ -71,12 +71,14 @@ fn an_endpoint_takes_what_it_names_what_its_format_carries_and_personal_data_onl
 fn an_event_goes_to_all_endpoints_or_to_the_one_that_is_named() {
     let mut directory = Directory::new();
     let classic = Endpoint { format: Format::Classic, ..endpoint("classic") };
-    directory.insert(classic.integrator.clone(), vec![Arc::new(classic), Arc::new(Endpoint { format: Format::Topic, ..endpoint("topic") })]);
-    let ways = |name: &str, only: Option<&str>| match route(&directory, &event(name), only.map(|id| EndpointId::try_new(id).unwrap()).as_ref()) {
-        Route::Deliveries { to, skipped } => Some((to.len(), skipped.len())),
-        Route::UnknownEndpoint => None,
-        Route::UnknownIntegrator => panic!("acme is known"),
-    };
+    directory
+        .insert(classic.integrator.clone(), vec![Arc::new(classic), Arc::new(Endpoint { format: Format::Topic, ..endpoint("topic") })]);
+    let ways =
+        |name: &str, only: Option<&str>| match route(&directory, &event(name), only.map(|id| EndpointId::try_new(id).unwrap()).as_ref()) {
+            Route::Deliveries { to, skipped } => Some((to.len(), skipped.len())),
+            Route::UnknownEndpoint => None,
+            Route::UnknownIntegrator => panic!("acme is known"),
+        };
     assert_eq!(ways("complianceRecord", None), Some((2, 0)));
     assert_eq!(ways("identResult", None), Some((1, 1)));
     assert_eq!(ways("complianceRecord", Some("topic")), Some((1, 0)));

@@ -11,7 +11,7 @@ use crate::store::{Reader, StoreError};
 /// Tells what became of an event: every attempt in the order of time, and what happens next. Answers from the delivery log.
 #[derive(Debug, clap::Args)]
 pub struct Explain {
-    /// The event's id, or one of its keys (of a record, a customer, a contract, a person ...).
+    /// The event's id, one of its keys (of a record, a customer, a contract, a person ...), or the webhook-id of a message about it.
     #[arg(value_name = "EVENT_OR_KEY")]
     wanted: String,
     /// Only events of this integrator.
@@ -75,11 +75,14 @@ impl From<StoreError> for CliError {
 }
 
 fn nothing(wanted: &str, config: &Config) -> String {
-    let retention = config.delivery_log.retention.as_secs() / 3600;
+    let log = &config.delivery_log;
+    let (retention, database) = (log.retention.as_secs() / 3600, log.database.as_ref().map(ToString::to_string).unwrap_or_default());
     format!(
-        "the delivery log knows nothing of {:?}: it is none of its ids and keys, came more than {retention} h ago, has not come to a worker yet, or was \
-         left out while the log was down (callbackd_delivery_log_entries_total); `callbackd dead list` shows what is not delivered",
-        plain(wanted)
+        "{database} knows nothing of {:?} as an event's id, a webhook-id or one of the keys {} (upper and lower case differ in values). It may be more than \
+         {retention} h old, be on its way to a worker or in its first attempt, have been stored under another `hash_secret`, or have been left out while the log \
+         was down (callbackd_delivery_log_entries_total). Look at `callbackd dead list`, with `--queue rejected` and `--queue unroutable` too",
+        plain(wanted),
+        log.search_keys.names().join(", ")
     )
 }
 
@@ -89,12 +92,16 @@ fn tell(out: Out<'_>, story: &Story) -> Result<(), CliError> {
     if !keys.is_empty() {
         line(out, &format!("  {}", plain(&keys.join("  "))))?;
     }
+    if story.is_cut {
+        line(out, "  (older lines are not shown)")?;
+    }
     for entry in &story.lines {
         line(out, &format!("{}  {:<12} {}", entry.at, plain(entry.endpoint.as_deref().unwrap_or("-")), plain(&happened(entry))))?;
     }
     for delivery in &story.deliveries {
         let endpoint = delivery.endpoint.as_deref().map_or_else(|| "all endpoints".to_owned(), plain);
-        line(out, &format!("=> {endpoint}: {}", plain(&stands(delivery, event_id))))?;
+        let message = delivery.webhook_id.as_deref().map(|id| format!(", webhook-id {}", plain(id))).unwrap_or_default();
+        line(out, &format!("=> {endpoint}{message}: {}", plain(&stands(delivery, story))))?;
     }
     Ok(())
 }
@@ -129,31 +136,45 @@ fn happened(line: &Line) -> String {
     }
 }
 
-fn stands(delivery: &Delivery, event: &str) -> String {
-    let event = &argument(event);
+fn stands(delivery: &Delivery, story: &Story) -> String {
     let before = delivery.delivered_before.as_deref().map(|at| format!("; was delivered at {at} before")).unwrap_or_default();
     let now = match &delivery.state {
         State::Delivered { at, attempt, status } => format!("delivered at {at} by attempt {attempt} (answered {status})"),
-        State::Waiting { cause, due_at: Some(due_at), overdue_s: 0 } => format!("waits ({cause}); goes on at {due_at}"),
-        // A worker looks at what is due within a second; what makes room for others comes and goes.
-        State::Waiting { cause, due_at: Some(due_at), .. } if matches!(cause.as_str(), "parked" | "circuit" | "paused") => {
-            format!("waits ({cause}) since before {due_at}; comes back now and then until its endpoint takes it")
+        State::Waiting { cause, due_at: Some(due_at), overdue_s: 0, .. } => format!("waits ({cause}); goes on at {due_at}"),
+        // A worker looks at what is due within a second; what makes room for others comes and goes, and not each time is told.
+        State::Waiting { cause, since, .. } if matches!(cause.as_str(), "parked" | "circuit" | "paused") => {
+            format!(
+                "waits since {since} ({cause}): comes back now and then until its endpoint takes it, or it is older than `max_age` and given up"
+            )
         }
-        State::Waiting { cause, due_at: Some(due_at), overdue_s } => {
+        State::Waiting { cause, due_at: Some(due_at), overdue_s, .. } => {
             format!(
                 "was to go on at {due_at} ({cause}), {overdue_s} s ago: it is on its way, no worker runs, or its story was left out; see /readyz"
             )
         }
         State::Waiting { cause, due_at: None, .. } => format!("waits ({cause})"),
         State::Dead { at, reason } => {
-            format!("given up at {at} ({reason}): `callbackd dead show --event {event}`, then `callbackd dead replay --event {event}`")
+            let which = selection(delivery, story);
+            format!(
+                "given up at {at} ({reason}), and in the dead letters unless it was replayed or discarded since: `callbackd dead show {which}`, then \
+                 `callbackd dead replay {which}`"
+            )
         }
         State::Rejected { at, reason } => {
-            format!("rejected at {at} ({reason}): `callbackd dead show --queue rejected --event {event}`")
+            let which = selection(delivery, story);
+            format!(
+                "rejected at {at} ({reason}): `callbackd dead show --queue rejected {which}`, then `callbackd dead replay --queue rejected {which}`"
+            )
         }
         State::Skipped { reason } => format!("is not told, on purpose ({reason})"),
     };
     now + &before
+}
+
+/// The options that select this delivery among the dead letters, and no other.
+fn selection(delivery: &Delivery, story: &Story) -> String {
+    let endpoint = delivery.endpoint.as_deref().map(|id| format!(" --endpoint={}", argument(id))).unwrap_or_default();
+    format!("--integrator={}{endpoint} --event={}", argument(&story.integrator), argument(&story.event_id))
 }
 
 /// A text as a shell takes it for one argument.

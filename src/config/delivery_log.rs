@@ -1,15 +1,17 @@
 //! Section `[delivery_log]`: where it is recorded what became of each event.
 
 use std::fmt;
+use std::net::IpAddr;
 use std::ops::RangeInclusive;
 use std::path::PathBuf;
 use std::time::Duration;
 
 use secrecy::{ExposeSecret as _, SecretString};
-use url::Url;
+use url::{Host, Url};
 
 use super::egress::OwnAddress;
 use super::kinds::{Fault, boolean, duration, size, text};
+use super::problems::quoted;
 use super::reading::Reading;
 use super::secret::secret;
 use super::section::Section;
@@ -26,8 +28,10 @@ pub struct DeliveryLog {
     pub search_keys: SearchKeys,
     /// With it, these values are stored as HMAC-SHA256 under this key; without, as they are.
     pub hash_secret: Option<SecretString>,
-    /// How long the events themselves are kept; `None`: they are not stored.
-    pub payload_retention: Option<Duration>,
+    /// Whether the events themselves are stored.
+    pub stores_payloads: bool,
+    /// How long those are kept that are stored, by whomever.
+    pub payload_retention: Duration,
     /// Bytes of entries that may wait to be written; what comes on top is left out.
     pub memory: usize,
 }
@@ -41,7 +45,8 @@ impl DeliveryLog {
             retention: 14 * DAY,
             search_keys: SearchKeys::new(Vec::new()),
             hash_secret: None,
-            payload_retention: None,
+            stores_payloads: false,
+            payload_retention: 7 * DAY,
             memory: 32 << 20,
         }
     }
@@ -101,6 +106,9 @@ const LEAST_SECRET: usize = 16;
 /// Some thousands of entries, and more than any machine has.
 const MEMORY: RangeInclusive<u64> = 1 << 20..=1 << 40;
 
+/// What a URL may say besides.
+const PARAMETERS: [&str; 5] = ["sslmode", "sslrootcert", "sslcert", "sslkey", "application_name"];
+
 /// The members of the platform's records that support asks for.
 const SEARCH_KEYS: [&str; 5] = ["key", "customerKey", "contractKey", "identId", "personKey"];
 
@@ -122,7 +130,8 @@ pub(super) fn read(section: &mut Section<'_>) -> DeliveryLog {
         retention: section.or("retention", 14 * DAY, duration(HOUR..=365 * DAY)),
         search_keys: SearchKeys::new(names.unwrap_or_else(|| SEARCH_KEYS.map(str::to_owned).to_vec())),
         hash_secret,
-        payload_retention: stores_payloads.then_some(payload_retention),
+        stores_payloads,
+        payload_retention,
         memory: section.or("memory", 32 << 20, size(MEMORY)),
     }
 }
@@ -137,13 +146,67 @@ fn database(reading: &Reading<'_>, secret: &SecretString) -> Result<Database, Fa
     match text.split_once(':') {
         Some(("sqlite", "" | ":memory:" | "//")) => refuse("names no file"),
         Some(("sqlite", path)) => Ok(Database::Sqlite(reading.resolve(path.strip_prefix("//").unwrap_or(path)))),
-        Some(("postgres" | "postgresql", _)) => match Url::parse(text) {
-            Ok(url) if url.host_str().is_some_and(|host| !host.is_empty()) && url.path().len() > 1 => {
-                Ok(Database::Postgres(secret.clone()))
+        Some(("postgres" | "postgresql", _)) => {
+            let Ok(url) = Url::parse(text) else { return refuse("is no URL") };
+            if url.host_str().is_none_or(str::is_empty) || url.path().len() < 2 {
+                return refuse("names no host or no database");
             }
-            Ok(_) => refuse("names no host or no database"),
-            Err(_) => refuse("is no URL"),
-        },
+            parameters(&url).map(|()| Database::Postgres(secret.clone()))
+        }
         _ => refuse("is no database that is known"),
+    }
+}
+
+/// The client library logs parameters that it does not know with their values, takes another host from some, and goes on in plain text where TLS was
+/// not asked for by name.
+fn parameters(url: &Url) -> Result<(), Fault> {
+    if let Some((name, _)) = url.query_pairs().find(|(name, _)| !PARAMETERS.contains(&&**name)) {
+        return Err(Fault::content(format!("has the parameter {}; known are {}", quoted(&name), PARAMETERS.join(", "))));
+    }
+    let is_here = match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        // Of this scheme, addresses are names to the parser.
+        Some(Host::Domain(name)) => name == "localhost" || name.parse().is_ok_and(|address: IpAddr| address.is_loopback()),
+        None => false,
+    };
+    if !is_here && !url.query_pairs().any(|(name, _)| name == "sslmode") {
+        return Err(Fault::content("does not say how it is protected on its way; add ?sslmode=verify-full (or require, or disable)"));
+    }
+    Ok(())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_database_says_where_it_is_and_how_it_is_protected_and_prints_no_password() {
+        let environment = crate::config::Environment::default();
+        let reading = Reading::of(std::path::Path::new("/etc/callbackd/callbackd.toml"), &environment);
+        let read = |text: &str| database(&reading, &text.into());
+        let shown = |text: &str| read(text).map(|database| database.to_string());
+        assert_eq!(shown("sqlite:log.db"), Ok("sqlite:/etc/callbackd/log.db".to_owned()));
+        assert_eq!(shown("sqlite:///var/lib/log.db"), Ok("sqlite:/var/lib/log.db".to_owned()));
+        let remote = "postgres://user:SECRET@db.example/log?sslmode=verify-full";
+        assert_eq!(shown(remote), Ok("postgres://db.example:5432/log".to_owned()));
+        assert_eq!(format!("{:?}", read(remote).unwrap()), "postgres://db.example:5432/log");
+        for here in ["postgres://user@127.0.0.1:5433/log", "postgresql://user@localhost/log", "postgres://user@[::1]/log"] {
+            assert!(read(here).is_ok(), "{here}");
+        }
+        for (wrong, why) in [
+            ("sqlite:", "names no file"),
+            ("sqlite::memory:", "names no file"),
+            ("mysql://host/db", "no database that is known"),
+            ("log.db", "no database that is known"),
+            ("postgres://host", "no host or no database"),
+            ("postgres:///log", "no host or no database"),
+            ("postgres://user:SECRET@db.example/log", "sslmode=verify-full"),
+            ("postgres://user:SECRET@127.0.0.1/log?pasword=SECRET", "the parameter \"pasword\""),
+            ("postgres://user:SECRET@127.0.0.1/log?host=db.example", "the parameter \"host\""),
+        ] {
+            let fault = read(wrong).unwrap_err().into_text();
+            assert!(fault.contains(why) && !fault.contains("SECRET"), "{wrong}: {fault}");
+        }
     }
 }

@@ -97,6 +97,16 @@ pub struct Kept {
 }
 
 impl Entry {
+    /// Whether a fact becomes an entry. Cheap.
+    #[must_use]
+    pub const fn is_made_of(fact: &Fact<'_>) -> bool {
+        match fact {
+            Fact::Waits { cause, parked, .. } => is_told(*cause, *parked),
+            Fact::Attempted { .. } | Fact::Skipped { .. } | Fact::DeadLettered { .. } | Fact::Rejected { .. } => true,
+            _ => false,
+        }
+    }
+
     /// The entry of a fact; `None` for facts that the log does not keep. A retry is told by the attempt before; and of an endpoint that keeps an event
     /// waiting by the 1st, 2nd, 4th, 8th stay and so on, or those of an outage would be most of the log.
     #[must_use]
@@ -206,12 +216,17 @@ impl Entry {
         let keys: usize = self.keys.iter().map(|key| size_of::<SearchKey>() + key.name.len() + key.value.len()).sum();
         let texts = self.webhook_id.as_ref().map_or(0, String::len) + self.error.as_ref().map_or(0, String::len);
         // The names are shared with the event, which may live no longer than this.
-        let names = self.event_id.as_ref().map_or(0, |id| id.as_str().len());
+        let names = [
+            self.event_id.as_ref().map_or(0, |id| id.as_str().len()),
+            self.integrator.as_ref().map_or(0, |key| key.as_str().len()),
+            self.topic.as_ref().map_or(0, |topic| topic.as_str().len()),
+        ];
+        let names: usize = names.iter().sum();
         size_of::<Self>() + keys + texts + names + self.payload.as_ref().map_or(0, Bytes::len)
     }
 }
 
-fn is_told(cause: WaitCause, parked: u32) -> bool {
+const fn is_told(cause: WaitCause, parked: u32) -> bool {
     match cause {
         WaitCause::Retry | WaitCause::HoldUntil => false,
         WaitCause::Configuration => true,

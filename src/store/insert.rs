@@ -48,9 +48,15 @@ pub(super) fn key_term(value: &str, secret: Option<&SecretString>) -> String {
     term
 }
 
-/// PostgreSQL takes no NUL in a text.
-fn storable(text: &str) -> String {
-    text.replace('\0', "\u{fffd}")
+/// How an event is found by the id of a message that told of it.
+#[must_use]
+pub(super) fn webhook_term(id: &str) -> String {
+    format!("webhook:{}", storable(id))
+}
+
+/// PostgreSQL takes no NUL in a text: SUBSTITUTE stands for it, which is one byte too, so that no text grows beyond what an index takes.
+pub(super) fn storable(text: &str) -> String {
+    text.replace('\0', "\u{1a}")
 }
 
 /// An entry with its place in the log.
@@ -70,7 +76,13 @@ pub(super) struct Insert {
 
 impl Insert {
     pub(super) fn new(worker: i64, hash_secret: Option<SecretString>) -> Self {
-        Self { worker, hash_secret, entries: Statements::new(ENTRY), terms: Statements::new(FINDER), payloads: Statements::new(PAYLOAD) }
+        Self {
+            worker,
+            hash_secret,
+            entries: Statements::new(ENTRY),
+            terms: Statements::new(FINDER),
+            payloads: Statements::of_rows(PAYLOAD, 1),
+        }
     }
 
     /// Writes all of them or none.
@@ -132,7 +144,10 @@ impl Insert {
         let day = row.entry.at.millis().div_euclid(DAY);
         let event = row.entry.event_id.iter().map(|id| event_term(id.as_str()));
         let keys = row.entry.keys.iter().map(|key| key_term(&key.value, self.hash_secret.as_ref()));
-        event.chain(keys).map(move |term| (day, term, row.id))
+        // The same message is told again in each retry; a batch may be another one each time.
+        let is_news = row.entry.attempt == Some(1) || row.entry.events.is_some_and(|events| events > 1);
+        let webhook = row.entry.webhook_id.iter().filter(move |_| is_news).map(|id| webhook_term(id));
+        event.chain(webhook).chain(keys).map(move |term| (day, term, row.id))
     }
 }
 
@@ -156,8 +171,13 @@ type Statement<'q> = Query<'q, Any, AnyArguments>;
 struct Statements(Vec<Arc<str>>);
 
 impl Statements {
-    fn new((table, columns): (&str, usize)) -> Self {
-        let sizes = std::iter::successors(Some(1), |rows| Some(rows * 2)).take_while(|rows| *rows <= ROWS);
+    fn new(table: (&str, usize)) -> Self {
+        Self::of_rows(table, ROWS)
+    }
+
+    /// With at most so many rows in one.
+    fn of_rows((table, columns): (&str, usize), most: usize) -> Self {
+        let sizes = std::iter::successors(Some(1), |rows| Some(rows * 2)).take_while(|rows| *rows <= most);
         Self(sizes.map(|rows| statement(table, columns, rows).into()).collect())
     }
 
@@ -165,7 +185,7 @@ impl Statements {
     fn chunks<'i, T>(&self, items: &'i [T]) -> impl Iterator<Item = (&'i [T], Statement<'i>)> {
         let mut left = items;
         std::iter::from_fn(move || {
-            let size = left.len().min(ROWS).checked_ilog2()?;
+            let size = left.len().min(1 << (self.0.len() - 1)).checked_ilog2()?;
             let (chunk, rest) = left.split_at(1 << size);
             left = rest;
             Some((chunk, sqlx::query(AssertSqlSafe(Arc::clone(self.0.get(size as usize)?)))))
@@ -207,6 +227,6 @@ mod tests {
         assert_eq!(term, key_term("885e", secret("one").as_ref()));
         assert!(term.starts_with("hash:") && term.len() == 37 && !term.contains("885e"), "{term}");
         assert_ne!(term, key_term("885e", secret("two").as_ref()));
-        assert_eq!(key_term("88\0", None), "key:88\u{fffd}");
+        assert_eq!(key_term("88\0", None), "key:88\u{1a}");
     }
 }

@@ -23,6 +23,8 @@ pub struct Journal {
 #[derive(Default)]
 struct Waiting {
     entries: Vec<Entry>,
+    /// Entries that are not written yet, those that were taken included, and their bytes.
+    held: usize,
     bytes: usize,
     dropped: u64,
 }
@@ -45,22 +47,30 @@ impl Journal {
         let weight = entry.weight();
         let mut waiting = self.lock();
         if waiting.bytes + weight > self.limit {
-            waiting.dropped += 1;
-            let is_news = waiting.dropped == 1;
             drop(waiting);
-            self.telemetry.delivery_log_dropped();
-            if is_news {
-                self.telemetry.record(&Fact::DeliveryLogFull);
-            }
-            return;
+            return self.leave_out();
         }
         waiting.bytes += weight;
+        waiting.held += 1;
         waiting.entries.push(entry);
-        let count = waiting.entries.len();
+        let (count, held) = (waiting.entries.len(), waiting.held);
         drop(waiting);
+        self.telemetry.delivery_log_waiting(held);
         // The writer looks by itself as long as there is something: a thread woken for each entry would cost more than the entry.
         if count == 1 {
             self.arrived.notify_one();
+        }
+    }
+
+    fn leave_out(&self) {
+        let dropped = {
+            let mut waiting = self.lock();
+            waiting.dropped += 1;
+            waiting.dropped
+        };
+        self.telemetry.delivery_log_dropped(1);
+        if dropped == 1 {
+            self.telemetry.record(&Fact::DeliveryLogFull);
         }
     }
 
@@ -74,15 +84,20 @@ impl Journal {
     /// Takes what waits. Its bytes count until [`Self::released`].
     pub(super) fn take(&self) -> Taken {
         let mut waiting = self.lock();
-        self.telemetry.delivery_log_waiting(waiting.entries.len());
         Taken { entries: mem::take(&mut waiting.entries), dropped: mem::take(&mut waiting.dropped) }
     }
 
-    /// Entries of so many bytes are written, or given up.
-    pub(super) fn released(&self, bytes: usize) {
+    /// So many entries, of so many bytes, are written, or given up.
+    pub(super) fn released(&self, entries: usize, bytes: usize) {
         let mut waiting = self.lock();
+        waiting.held = waiting.held.saturating_sub(entries);
         waiting.bytes = waiting.bytes.saturating_sub(bytes);
-        self.telemetry.delivery_log_waiting(waiting.entries.len());
+        self.telemetry.delivery_log_waiting(waiting.held);
+    }
+
+    /// Whether there is room for the least of entries. To be asked before an entry is made, which takes a look at its event.
+    fn has_room(&self) -> bool {
+        self.lock().bytes + size_of::<Entry>() <= self.limit
     }
 
     fn lock(&self) -> MutexGuard<'_, Waiting> {
@@ -92,6 +107,12 @@ impl Journal {
 
 impl Observer for Journal {
     fn see(&self, fact: &Fact<'_>) {
+        if !Entry::is_made_of(fact) {
+            return;
+        }
+        if !self.has_room() {
+            return self.leave_out();
+        }
         if let Some(entry) = Entry::of(fact, &self.kept, clock::now()) {
             self.push(entry);
         }

@@ -58,15 +58,16 @@ impl From<sqlx::Error> for StoreError {
                 Self::Database(format!("{} (code {code})", error.message()))
             }
             sqlx::Error::Configuration(_) => Self::Database("the URL or its parameters are not understood".to_owned()),
+            sqlx::Error::Encode(_) | sqlx::Error::Protocol(_) => Self::Refused("it cannot be sent".to_owned()),
             error => Self::Database(error.to_string()),
         }
     }
 }
 
-/// Whether a code stands for values that the database does not take: `SQLSTATE` classes 22 and 23 (PostgreSQL 15, appendix A), SQLite's
+/// Whether a code stands for values that the database does not take: `SQLSTATE` classes 22, 23 and 54 (PostgreSQL 15, appendix A), SQLite's
 /// `TOOBIG` (18), `CONSTRAINT` (19) and `MISMATCH` (20), the low byte of what it calls extended codes.
 fn is_about_values(code: &str) -> bool {
-    let is_sqlstate = code.len() == 5 && (code.starts_with("22") || code.starts_with("23"));
+    let is_sqlstate = code.len() == 5 && ["22", "23", "54"].iter().any(|class| code.starts_with(class));
     is_sqlstate || (code.len() < 5 && code.parse().is_ok_and(|code: u32| matches!(code & 0xff, 18..=20)))
 }
 
@@ -93,7 +94,7 @@ mod tests {
 
     #[test]
     fn values_that_are_refused_are_told_from_a_database_that_fails() {
-        for code in ["22021", "23505", "19", "18", "20", "1555", "2067"] {
+        for code in ["22021", "23505", "54000", "19", "18", "20", "1555", "2067"] {
             assert!(is_about_values(code), "{code}");
         }
         for code in ["", "08006", "53100", "5", "13", "10", "8", "522", "42P01", "57014"] {

@@ -1,10 +1,12 @@
 //! Finds what became of an event.
 
+use std::cmp::Reverse;
+
 use secrecy::SecretString;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row as _};
 
-use super::insert::{DAY, event_term, key_term};
+use super::insert::{DAY, event_term, key_term, webhook_term};
 use super::story::{Line, Story, deliveries};
 use super::{StoreError, connect, within};
 use crate::clock;
@@ -14,8 +16,12 @@ use crate::domain::time::Timestamp;
 /// Most entries of one event that are read: its attempts are hundreds at most, but it may have been replayed for ever.
 const ENTRIES: i64 = 2000;
 
-const LINE: &str = "SELECT e.*, COALESCE(w.name, '') AS worker_name FROM entry e LEFT JOIN worker w ON w.number = e.worker WHERE e.id = $1";
-const FIND: &str = "SELECT entry FROM finder WHERE day = $1 AND term = $2 ORDER BY entry DESC LIMIT $3";
+const NAMES: &str = "SELECT e.event_id, e.integrator, e.topic, MAX(e.id) AS newest FROM finder f JOIN entry e ON e.id = f.entry \
+                     WHERE f.day = $1 AND f.term = $2 AND e.event_id IS NOT NULL AND ($3 = '' OR e.integrator = $3) \
+                     GROUP BY e.event_id, e.integrator, e.topic ORDER BY newest DESC LIMIT $4";
+const LINES: &str = "SELECT e.*, COALESCE(w.name, '') AS worker_name FROM finder f JOIN entry e ON e.id = f.entry \
+                     LEFT JOIN worker w ON w.number = e.worker WHERE f.day = $1 AND f.term = $2 \
+                     AND e.event_id = $3 AND e.integrator = $4 AND e.topic = $5 ORDER BY e.id DESC LIMIT $6";
 const PAYLOAD: &str = "SELECT body FROM payload WHERE day = $1 AND event_id = $2 AND integrator = $3 AND topic = $4";
 
 /// A delivery log that is read.
@@ -38,12 +44,15 @@ impl Reader {
     /// Opens the log of a configuration.
     ///
     /// # Errors
-    /// The log is off, or cannot be reached.
+    /// The log is off, cannot be reached, or has no tables yet.
     pub async fn open(config: &DeliveryLog) -> Result<Self, StoreError> {
         let Some(database) = &config.database else {
-            return Err(StoreError::Database("the delivery log is off: `delivery_log.enabled` is false".to_owned()));
+            return Err(StoreError::Database("it is off: `delivery_log.enabled` is false".to_owned()));
         };
-        let connection = connect(database, false).await?;
+        let mut connection = connect(database, false).await?;
+        within(sqlx::query("SELECT number FROM worker LIMIT 1").fetch_optional(&mut connection)).await.map_err(|error| {
+            StoreError::Database(format!("{database} has no tables of a delivery log: has a worker with this configuration run? ({error})"))
+        })?;
         // A day more on each side: the worker's clock may differ, and old entries leave a few at a time.
         let today = clock::now().millis().div_euclid(DAY);
         let kept = i64::try_from(config.retention.as_millis()).unwrap_or(i64::MAX).div_euclid(DAY);
@@ -51,20 +60,26 @@ impl Reader {
         Ok(Self { connection, hash_secret: config.hash_secret.clone(), days })
     }
 
-    /// The stories of the events with this id or, where there are none, with this key: the newest first, at most `limit`; and whether there are more.
+    /// The stories of the events with this id, this key, or told of by a message with this id: the newest first, at most `limit`; and whether there are more.
     ///
     /// # Errors
-    /// The log cannot be read, or its tables are not there yet.
+    /// The log cannot be read.
     pub async fn stories(&mut self, wanted: &str, integrator: Option<&str>, limit: usize) -> Result<(Vec<Story>, bool), StoreError> {
-        let mut names = self.named(&event_term(wanted), integrator, limit + 1).await?;
-        if names.is_empty() {
-            let term = key_term(wanted, self.hash_secret.as_ref());
-            names = self.named(&term, integrator, limit + 1).await?;
+        let terms = [event_term(wanted), key_term(wanted, self.hash_secret.as_ref()), webhook_term(wanted)];
+        let mut found: Vec<(i64, Name)> = Vec::new();
+        for term in terms {
+            for (newest, name) in self.named(&term, integrator.unwrap_or_default(), limit + 1).await? {
+                match found.iter_mut().find(|(_, known)| *known == name) {
+                    Some((known, _)) => *known = newest.max(*known),
+                    None => found.push((newest, name)),
+                }
+            }
         }
-        let has_more = names.len() > limit;
-        names.truncate(limit);
+        found.sort_by_key(|(newest, _)| Reverse(*newest));
+        let has_more = found.len() > limit;
+        found.truncate(limit);
         let mut stories = Vec::new();
-        for name in names {
+        for (_, name) in found {
             stories.push(self.story(name).await?);
         }
         Ok((stories, has_more))
@@ -84,55 +99,45 @@ impl Reader {
         Ok(None)
     }
 
-    /// The events that a term leads to, the newest first.
-    async fn named(&mut self, term: &str, integrator: Option<&str>, limit: usize) -> Result<Vec<Name>, StoreError> {
-        let mut names: Vec<Name> = Vec::new();
-        for id in self.entries(term).await? {
-            let Some(row) = self.row(id).await? else { continue };
-            let text = |column: &str| row.try_get::<Option<String>, _>(column).map(Option::unwrap_or_default);
-            let name = Name { event_id: text("event_id")?, integrator: text("integrator")?, topic: text("topic")? };
-            if integrator.is_none_or(|integrator| integrator == name.integrator) && !names.contains(&name) {
-                names.push(name);
+    /// The events that a term leads to, the newest first, with their newest entries.
+    async fn named(&mut self, term: &str, integrator: &str, limit: usize) -> Result<Vec<(i64, Name)>, StoreError> {
+        let mut found: Vec<(i64, Name)> = Vec::new();
+        for day in &self.days {
+            // A name that was found on a newer day is found again.
+            let rows = i64::try_from(limit + found.len()).unwrap_or(i64::MAX);
+            let query = sqlx::query(NAMES).bind(*day).bind(term).bind(integrator).bind(rows);
+            for row in within(query.fetch_all(&mut self.connection)).await? {
+                let text = |column: &str| row.try_get::<Option<String>, _>(column).map(Option::unwrap_or_default);
+                let name = Name { event_id: text("event_id")?, integrator: text("integrator")?, topic: text("topic")? };
+                if !found.iter().any(|(_, known)| *known == name) {
+                    found.push((row.try_get("newest")?, name));
+                }
             }
-            if names.len() >= limit {
+            if found.len() >= limit {
                 break;
             }
-        }
-        Ok(names)
-    }
-
-    async fn story(&mut self, name: Name) -> Result<Story, StoreError> {
-        let (mut lines, mut keys) = (Vec::new(), Vec::new());
-        for id in self.entries(&event_term(&name.event_id)).await?.into_iter().rev() {
-            let Some(row) = self.row(id).await? else { continue };
-            let is = |column: &str, wanted: &str| row.try_get::<Option<String>, _>(column).map(|text| text.as_deref() == Some(wanted));
-            if !(is("integrator", &name.integrator)? && is("topic", &name.topic)?) {
-                continue;
-            }
-            if let Some(shown) = row.try_get::<Option<String>, _>("keys")? {
-                keys = serde_json::from_str(&shown).unwrap_or_default();
-            }
-            lines.push(line(&row)?);
-        }
-        let deliveries = deliveries(&lines, clock::now());
-        let Name { event_id, integrator, topic } = name;
-        Ok(Story { event_id, integrator, topic, keys, lines, deliveries })
-    }
-
-    /// The entries that a term leads to, the newest first.
-    async fn entries(&mut self, term: &str) -> Result<Vec<i64>, StoreError> {
-        let mut found = Vec::new();
-        for day in &self.days {
-            let left = ENTRIES - i64::try_from(found.len()).unwrap_or(ENTRIES);
-            let query = sqlx::query_scalar(FIND).bind(*day).bind(term).bind(left);
-            let ids: Vec<i64> = within(query.fetch_all(&mut self.connection)).await?;
-            found.extend(ids);
         }
         Ok(found)
     }
 
-    async fn row(&mut self, id: i64) -> Result<Option<AnyRow>, StoreError> {
-        within(sqlx::query(LINE).bind(id).fetch_optional(&mut self.connection)).await
+    async fn story(&mut self, name: Name) -> Result<Story, StoreError> {
+        let (mut lines, mut keys) = (Vec::new(), Vec::new());
+        let term = event_term(&name.event_id);
+        for day in &self.days {
+            let left = ENTRIES - i64::try_from(lines.len()).unwrap_or(ENTRIES);
+            let query = sqlx::query(LINES).bind(*day).bind(&term).bind(&name.event_id).bind(&name.integrator).bind(&name.topic).bind(left);
+            for row in within(query.fetch_all(&mut self.connection)).await? {
+                if let Some(shown) = row.try_get::<Option<String>, _>("keys")? {
+                    keys = serde_json::from_str(&shown).unwrap_or_default();
+                }
+                lines.push(line(&row)?);
+            }
+        }
+        let is_cut = lines.len() >= usize::try_from(ENTRIES).unwrap_or(usize::MAX);
+        lines.reverse();
+        let deliveries = deliveries(&lines, clock::now());
+        let Name { event_id, integrator, topic } = name;
+        Ok(Story { event_id, integrator, topic, keys, lines, is_cut, deliveries })
     }
 }
 

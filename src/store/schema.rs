@@ -4,7 +4,7 @@
 //! own, by day, so that rows of one day lie together: new ones go to one place, and old ones leave from one place.
 
 use std::fs::OpenOptions;
-use std::os::unix::fs::OpenOptionsExt as _;
+use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::ExposeSecret as _;
@@ -72,7 +72,11 @@ pub(super) fn url(database: &Database, may_be_made: bool) -> Result<String, Stor
         Database::Sqlite(path) => {
             if may_be_made {
                 let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
-                made.map_err(|error| StoreError::Database(format!("cannot open {}: {error}", path.display())))?;
+                let file = made.map_err(|error| StoreError::Database(format!("the file cannot be opened: {error}")))?;
+                let mode = file.metadata().map_or(0, |metadata| metadata.permissions().mode() & 0o777);
+                if mode & 0o077 != 0 {
+                    return Err(StoreError::Database(format!("the file is open to others (mode {mode:o}); chmod 600 it")));
+                }
             } else if !path.exists() {
                 return Err(StoreError::NoFile(path.display().to_string()));
             }
@@ -87,7 +91,15 @@ pub(super) fn url(database: &Database, may_be_made: bool) -> Result<String, Stor
 pub(super) const fn set_up(database: &Database) -> &'static [&'static str] {
     match database {
         Database::Sqlite(_) => {
-            &["PRAGMA busy_timeout = 8000", "PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL", "PRAGMA cache_size = -8192"]
+            // The first takes hold when the file is made; what is deleted is overwritten, as it is personal data.
+            &[
+                "PRAGMA auto_vacuum = INCREMENTAL",
+                "PRAGMA busy_timeout = 8000",
+                "PRAGMA journal_mode = WAL",
+                "PRAGMA synchronous = NORMAL",
+                "PRAGMA secure_delete = ON",
+                "PRAGMA cache_size = -8192",
+            ]
         }
         Database::Postgres(_) => &["SET statement_timeout = '9s'", "SET synchronous_commit = off", "SET application_name = 'callbackd'"],
     }
@@ -101,7 +113,9 @@ pub(super) async fn migrate(database: &Database, connection: &mut AnyConnection)
     };
     let sql = FIRST.replace("{number}", number).replace("{clustered}", clustered);
     let first = Migration::new(1, "the delivery log".into(), MigrationType::Simple, AssertSqlSafe(sql).into_sql_str(), false);
-    let migrator = Migrator::with_migrations(vec![first]);
+    let mut migrator = Migrator::with_migrations(vec![first]);
+    // A newer worker may have added to the tables; what it added is not ours to judge.
+    migrator.set_ignore_missing(true);
     let migrated = timeout(LIMIT, migrator.run_direct(None, connection, false)).await.map_err(|_| StoreError::Timeout)?;
     migrated.map_err(|error| StoreError::Database(format!("its tables cannot be made or are those of another version: {error}")))
 }

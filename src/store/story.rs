@@ -17,6 +17,8 @@ pub struct Story {
     pub keys: Vec<String>,
     /// What happened, the oldest first.
     pub lines: Vec<Line>,
+    /// There are older lines than these.
+    pub is_cut: bool,
     /// Where each delivery stands, by endpoint.
     pub deliveries: Vec<Delivery>,
 }
@@ -64,6 +66,8 @@ pub struct Delivery {
     /// Where it stands.
     #[serde(flatten)]
     pub state: State,
+    /// The id of its latest message, which the integrator knows it by.
+    pub webhook_id: Option<String>,
     /// When it was delivered before, where it stands elsewhere since: told again after a crash, or replayed.
     pub delivered_before: Option<String>,
 }
@@ -85,6 +89,8 @@ pub enum State {
     Waiting {
         /// Why: `retry`, or why it has not been tried.
         cause: String,
+        /// Since when, as far as is told.
+        since: String,
         /// When; if that is past, it is on its way, or nobody works.
         due_at: Option<String>,
         /// How long that is past, in seconds.
@@ -122,9 +128,13 @@ pub fn deliveries(lines: &[Line], now: Timestamp) -> Vec<Delivery> {
                 if let State::Delivered { at, .. } = &known.state {
                     known.delivered_before = Some(at.clone());
                 }
-                known.state = state;
+                known.state = state.after(&known.state);
+                known.webhook_id = line.webhook_id.clone().or(known.webhook_id.take());
             }
-            None => found.push(Delivery { endpoint: line.endpoint.clone(), state, delivered_before: None }),
+            None => {
+                let (endpoint, webhook_id) = (line.endpoint.clone(), line.webhook_id.clone());
+                found.push(Delivery { endpoint, state, webhook_id, delivered_before: None });
+            }
         }
     }
     // The event as a whole waited for its configuration; since then it has come to its endpoints.
@@ -132,6 +142,18 @@ pub fn deliveries(lines: &[Line], now: Timestamp) -> Vec<Delivery> {
         found.retain(|delivery| delivery.endpoint.is_some());
     }
     found
+}
+
+impl State {
+    /// This state as one that follows another: who waits for the same reason has done so since then.
+    fn after(mut self, before: &Self) -> Self {
+        if let (Self::Waiting { cause, since, .. }, Self::Waiting { cause: same, since: earlier, .. }) = (&mut self, before)
+            && cause == same
+        {
+            since.clone_from(earlier);
+        }
+        self
+    }
 }
 
 fn state(line: &Line, now: Timestamp) -> State {
@@ -147,7 +169,7 @@ fn state(line: &Line, now: Timestamp) -> State {
         (what, _) => {
             let past = line.due_at.as_deref().and_then(Timestamp::parse).map(|due_at| now.since(due_at));
             let cause = if what == "attempt" { "retry".to_owned() } else { reason };
-            State::Waiting { cause, due_at: line.due_at.clone(), overdue_s: past.map_or(0, |past| past.as_secs()) }
+            State::Waiting { cause, since: at, due_at: line.due_at.clone(), overdue_s: past.map_or(0, |past| past.as_secs()) }
         }
     }
 }
@@ -195,7 +217,7 @@ mod tests {
         assert_eq!(states(&[attempt("retry", None), attempt("delivered", None)]), [State::Delivered { at: at(), attempt: 1, status: 200 }]);
         let retry = attempt("retry", Some("2026-01-01T00:00:20Z"));
         let due_at = retry.due_at.clone();
-        assert_eq!(states(&[retry]), [State::Waiting { cause: "retry".to_owned(), due_at, overdue_s: 40 }]);
+        assert_eq!(states(&[retry]), [State::Waiting { cause: "retry".to_owned(), since: at(), due_at, overdue_s: 40 }]);
         let dead = State::Dead { at: at(), reason: "because".to_owned() };
         assert_eq!(states(&[attempt("dead", None), line("dead", Some("main"))]), std::slice::from_ref(&dead));
         assert_eq!(states(&[attempt("dead", None)]), [dead]);

@@ -2,36 +2,60 @@
 
 use std::time::Duration;
 
-use sqlx::AnyConnection;
+use sqlx::{AnyConnection, Connection as _};
 
 use super::insert::DAY;
-use super::{StoreError, within};
+use super::{StoreError, within, writer};
+use crate::config::{Database, DeliveryLog};
 use crate::domain::time::Timestamp;
 
-/// How long things are kept.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct Retention {
-    pub entries: Duration,
-    pub payloads: Option<Duration>,
+/// Most rows of each table that leave at one time: some ten milliseconds of work.
+const ROWS: i64 = 2000;
+
+/// The transaction of PostgreSQL in which one worker trims; the others leave it to that one.
+const ALONE: &str = "SELECT CASE WHEN pg_try_advisory_xact_lock(7223900651) THEN 1 ELSE 0 END::BIGINT";
+
+const ENTRIES: &str = "DELETE FROM entry WHERE id IN (SELECT id FROM entry WHERE id < $1 ORDER BY id LIMIT $2)";
+const TERMS: &str = "DELETE FROM finder WHERE (day, term, entry) IN \
+                     (SELECT day, term, entry FROM finder WHERE day < $1 ORDER BY day, term, entry LIMIT $2)";
+const PAYLOADS: &str = "DELETE FROM payload WHERE (day, event_id, integrator, topic) IN (SELECT day, event_id, integrator, topic FROM payload \
+                        WHERE day < $1 ORDER BY day, event_id, integrator, topic LIMIT $2)";
+
+/// What came of it.
+pub(super) struct Trimmed {
+    /// Entries that went.
+    pub entries: u64,
+    /// More are there.
+    pub has_more: bool,
 }
 
-/// Most rows that leave at one time: a few milliseconds of work.
-pub(super) const ROWS: i64 = 2000;
-
-/// Removes up to [`ROWS`] rows of each kind that are too old, and says how many entries went and whether more are there. What events are
-/// found by is kept by day and leaves with the last entry of its day. Payloads that are not to be stored any more leave all.
-pub(super) async fn trim(connection: &mut AnyConnection, retention: Retention, now: Timestamp) -> Result<(u64, bool), StoreError> {
+/// Removes up to [`ROWS`] rows of each kind that are too old. What events are found by, and events themselves, are kept by day (UTC) and leave when their
+/// whole day is too old.
+pub(super) async fn trim(
+    database: &Database,
+    connection: &mut AnyConnection,
+    config: &DeliveryLog,
+    now: Timestamp,
+) -> Result<Trimmed, StoreError> {
     let before = |kept: Duration| now.millis().saturating_sub(i64::try_from(kept.as_millis()).unwrap_or(i64::MAX));
     let day = |kept: Duration| before(kept).div_euclid(DAY);
-    let entries = "DELETE FROM entry WHERE id IN (SELECT id FROM entry WHERE id < $1 ORDER BY id LIMIT $2)";
-    let oldest = super::writer::first_id(before(retention.entries));
-    let entries = within(sqlx::query(entries).bind(oldest).bind(ROWS).execute(&mut *connection)).await?.rows_affected();
-    let finder = "DELETE FROM finder WHERE (day, term, entry) IN (SELECT day, term, entry FROM finder WHERE day < $1 LIMIT $2)";
-    let terms = within(sqlx::query(finder).bind(day(retention.entries)).bind(ROWS).execute(&mut *connection)).await?.rows_affected();
-    let payload = "DELETE FROM payload WHERE (day, event_id, integrator, topic) IN \
-                   (SELECT day, event_id, integrator, topic FROM payload WHERE day < $1 LIMIT $2)";
-    let first_day = retention.payloads.map_or(i64::MAX, day);
-    let payloads = within(sqlx::query(payload).bind(first_day).bind(ROWS).execute(&mut *connection)).await?.rows_affected();
+    let mut transaction = within(connection.begin()).await?;
+    if matches!(database, Database::Postgres(_)) {
+        let alone: i64 = within(sqlx::query_scalar(ALONE).fetch_one(&mut *transaction)).await?;
+        if alone == 0 {
+            return Ok(Trimmed { entries: 0, has_more: false });
+        }
+    }
+    let mut gone = [0; 3];
+    let limits = [writer::first_id(before(config.retention)), day(config.retention), day(config.payload_retention)];
+    for ((sql, limit), gone) in [ENTRIES, TERMS, PAYLOADS].into_iter().zip(limits).zip(&mut gone) {
+        *gone = within(sqlx::query(sql).bind(limit).bind(ROWS).execute(&mut *transaction)).await?.rows_affected();
+    }
+    within(transaction.commit()).await?;
+    if matches!(database, Database::Sqlite(_)) && gone.iter().any(|gone| *gone > 0) {
+        // Gives free pages back to the file system, few at a time.
+        within(sqlx::raw_sql("PRAGMA incremental_vacuum(500)").execute(&mut *connection)).await?;
+    }
     let most = u64::try_from(ROWS).unwrap_or(u64::MAX);
-    Ok((entries, entries.max(terms).max(payloads) >= most))
+    Ok(Trimmed { entries: gone[0], has_more: gone.iter().any(|gone| *gone >= most) })
 }

@@ -2,7 +2,7 @@
 
 use std::sync::Arc;
 use std::thread;
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use sqlx::{AnyConnection, Connection as _};
 use tokio::runtime;
@@ -12,10 +12,11 @@ use tokio_util::sync::CancellationToken;
 
 use super::entry::Kept;
 use super::insert::{Insert, Row};
-use super::trim::{Retention, trim};
+use super::trim::trim;
 use super::{Journal, StoreError, connect, schema, within};
 use crate::clock;
 use crate::config::{Database, DeliveryLog};
+use crate::domain::time::Timestamp;
 use crate::telemetry::{Fact, Telemetry};
 
 /// How long entries gather before they are written: a transaction costs more than many rows.
@@ -27,8 +28,17 @@ const BATCH: usize = 2048;
 /// The pause after a failure: the first, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
 
-/// How often it is looked for entries that are too old while nothing is written.
+/// How long nothing is done while there is nothing to write.
 const IDLE: Duration = Duration::from_secs(60);
+
+/// How often it is looked for entries that are too old, where there were none the time before.
+const TRIM_EACH: Duration = Duration::from_secs(5);
+
+/// A wall clock that has gained more than this on the other one is not believed when it calls entries old.
+const CREDIBLE: Duration = Duration::from_secs(3600);
+
+/// A clock that is behind the last entry by more than this was set back.
+const SET_BACK_MILLIS: i64 = 60_000;
 
 /// How long a stop waits for what is not written yet.
 pub const STOP_LIMIT: Duration = Duration::from_secs(3);
@@ -66,7 +76,7 @@ impl Writer {
     /// The system has no thread for it.
     pub fn start(config: &DeliveryLog, worker: String, telemetry: &Telemetry) -> std::io::Result<Option<(Arc<Journal>, Self)>> {
         let Some(database) = config.database.clone() else { return Ok(None) };
-        let kept = Kept { keys: config.search_keys.clone(), payloads: config.payload_retention.is_some() };
+        let kept = Kept { keys: config.search_keys.clone(), payloads: config.stores_payloads };
         let journal = Arc::new(Journal::new(kept, config.memory, telemetry.clone()));
         let stop = CancellationToken::new();
         let writing = Writing {
@@ -78,7 +88,11 @@ impl Writer {
             stop: stop.clone(),
             rows: Vec::new(),
             dropped: 0,
-            clock: Ids::default(),
+            written: 0,
+            ids: Ids::default(),
+            started: (Instant::now(), clock::now()),
+            trim_after: Instant::now(),
+            has_old: true,
         };
         let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
         let (end, ended) = oneshot::channel();
@@ -107,7 +121,14 @@ struct Writing {
     rows: Vec<Row>,
     /// Entries that were left out and not told yet.
     dropped: u64,
-    clock: Ids,
+    /// Entries written so far.
+    written: u64,
+    ids: Ids,
+    /// When this began, by both clocks.
+    started: (Instant, Timestamp),
+    /// Old entries are looked for from then on, or at once where there were more of them.
+    trim_after: Instant,
+    has_old: bool,
 }
 
 /// A connection, and what is written through it.
@@ -121,10 +142,10 @@ impl Writing {
     async fn run(mut self) {
         let mut pause = PAUSE.0;
         loop {
+            let before = self.written;
             let error = match self.open().await {
                 Ok(mut link) => {
                     self.telemetry.record(&Fact::DeliveryLogReady { database: &self.database.to_string() });
-                    pause = PAUSE.0;
                     match self.keep_up(&mut link).await {
                         Ok(()) => {
                             let _ = within(link.connection.close()).await;
@@ -135,34 +156,46 @@ impl Writing {
                 }
                 Err(error) => error,
             };
-            self.telemetry.record(&Fact::DeliveryLogFailed { error: &error.to_string(), retry_in: pause });
+            // A database that can be opened and not written is no better than none.
+            pause = if self.written > before { PAUSE.0 } else { pause };
+            let error = format!("{}: {error}", self.database);
+            self.telemetry.record(&Fact::DeliveryLogFailed { error: &error, retry_in: pause });
             if self.stop.run_until_cancelled(sleep(pause)).await.is_none() {
-                // One more try for what waits, should the failure have been of this moment.
-                if let Ok(mut link) = self.open().await {
-                    let _ = self.keep_up(&mut link).await;
-                }
-                return;
+                return self.end().await;
             }
             pause = (pause * 2).min(PAUSE.1);
+        }
+    }
+
+    /// One more try for what waits, should the failure have been of that moment; what is left then is lost, and counted.
+    async fn end(mut self) {
+        if let Ok(mut link) = self.open().await {
+            let _ = self.write(&mut link).await;
+        }
+        let taken = self.journal.take();
+        let lost = (self.rows.len() + taken.entries.len()) as u64;
+        if lost > 0 {
+            self.telemetry.delivery_log_dropped(lost);
+            self.telemetry.record(&Fact::DeliveryLogWritten { entries: 0, dropped: self.dropped + taken.dropped + lost });
         }
     }
 
     async fn open(&mut self) -> Result<Link, StoreError> {
         let mut connection = connect(&self.database, true).await?;
         schema::migrate(&self.database, &mut connection).await?;
-        let number = register(&mut connection, &self.worker).await?;
-        self.clock.worker = number;
-        Ok(Link { connection, insert: Insert::new(number, self.config.hash_secret.clone()) })
+        if self.ids.worker == 0 {
+            self.ids.worker = register(&mut connection, &self.worker).await?;
+        }
+        Ok(Link { connection, insert: Insert::new(self.ids.worker, self.config.hash_secret.clone()) })
     }
 
-    /// Writes whatever comes until it is told to stop.
+    /// Writes whatever comes until it is told to stop. Room is made first: where the disk is full, nothing could be written before.
     async fn keep_up(&mut self, link: &mut Link) -> Result<(), StoreError> {
         loop {
+            let has_more = self.remove_old(link).await;
             self.write(link).await?;
-            let has_more = self.remove_old(link).await?;
             if self.stop.is_cancelled() {
-                self.write(link).await?;
-                return Ok(());
+                return self.write(link).await;
             }
             let rest = if has_more { Duration::ZERO } else { IDLE };
             let stop = self.stop.clone();
@@ -180,30 +213,56 @@ impl Writing {
     async fn write(&mut self, link: &mut Link) -> Result<(), StoreError> {
         let taken = self.journal.take();
         self.dropped += taken.dropped;
-        let ids = &mut self.clock;
+        if taken.entries.first().is_some_and(|entry| self.ids.are_ahead_of(entry.at.millis())) {
+            // The clock has been set back. Places of that time may have been given already; those of another worker have not.
+            self.ids = Ids { worker: register(&mut link.connection, &self.worker).await?, ..Ids::default() };
+            link.insert = Insert::new(self.ids.worker, self.config.hash_secret.clone());
+        }
+        let ids = &mut self.ids;
         self.rows.extend(taken.entries.into_iter().map(|entry| Row { id: ids.next(entry.at.millis()), entry }));
         while !self.rows.is_empty() {
             let count = self.rows.len().min(BATCH);
             let refused = insert(link, &self.rows[..count]).await?;
             let bytes = self.rows.drain(..count).map(|row| row.entry.weight()).sum();
-            self.journal.released(bytes);
-            for _ in 0..refused {
-                self.telemetry.delivery_log_dropped();
-            }
-            let (entries, dropped) = (count as u64 - refused, std::mem::take(&mut self.dropped) + refused);
-            self.telemetry.record(&Fact::DeliveryLogWritten { entries, dropped });
+            self.journal.released(count, bytes);
+            self.telemetry.delivery_log_dropped(refused);
+            let entries = count as u64 - refused;
+            self.written += entries;
+            self.telemetry.record(&Fact::DeliveryLogWritten { entries, dropped: std::mem::take(&mut self.dropped) + refused });
         }
         Ok(())
     }
 
-    /// Makes way for new entries; whether there is more to remove.
-    async fn remove_old(&self, link: &mut Link) -> Result<bool, StoreError> {
-        let retention = Retention { entries: self.config.retention, payloads: self.config.payload_retention };
-        let (entries, has_more) = trim(&mut link.connection, retention, clock::now()).await?;
-        if entries > 0 {
-            self.telemetry.record(&Fact::DeliveryLogTrimmed { entries });
+    /// Makes way for new entries, for no longer than entries gather; whether there is more to remove. That it cannot be done is told, and stops nothing:
+    /// it is tried again when it is time.
+    async fn remove_old(&mut self, link: &mut Link) -> bool {
+        let start = Instant::now();
+        let now = clock::now();
+        // A clock that jumps would remove what is young.
+        let passed = start.saturating_duration_since(self.started.0);
+        let by_clock = now.since(self.started.1);
+        if by_clock > passed + CREDIBLE || (start < self.trim_after && !self.has_old) {
+            return false;
         }
-        Ok(has_more)
+        self.trim_after = start + TRIM_EACH;
+        loop {
+            match trim(&self.database, &mut link.connection, &self.config, now).await {
+                Ok(trimmed) => {
+                    self.has_old = trimmed.has_more;
+                    if trimmed.entries > 0 {
+                        self.telemetry.record(&Fact::DeliveryLogTrimmed { entries: trimmed.entries });
+                    }
+                    if !trimmed.has_more || start.elapsed() > GATHER {
+                        return trimmed.has_more;
+                    }
+                }
+                Err(error) => {
+                    self.has_old = false;
+                    self.telemetry.record(&Fact::DeliveryLogNotTrimmed { error: &format!("{}: {error}", self.database) });
+                    return false;
+                }
+            }
+        }
     }
 }
 
@@ -245,6 +304,10 @@ struct Ids {
 }
 
 impl Ids {
+    fn are_ahead_of(&self, millis: i64) -> bool {
+        millis < self.millis - SET_BACK_MILLIS
+    }
+
     fn next(&mut self, millis: i64) -> i64 {
         if millis > self.millis {
             (self.millis, self.count) = (millis, 0);

@@ -267,6 +267,11 @@ pub enum Fact<'a> {
         /// How many others were left out since the last time.
         dropped: u64,
     },
+    /// Entries that are older than they are kept could not be removed; it is tried again.
+    DeliveryLogNotTrimmed {
+        /// Why.
+        error: &'a str,
+    },
     /// Entries that were older than they are kept were removed from the delivery log.
     DeliveryLogTrimmed {
         /// How many.

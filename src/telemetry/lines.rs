@@ -51,6 +51,7 @@ pub(super) fn write(fact: &Fact<'_>) {
         | Fact::DeliveryLogFailed { .. }
         | Fact::DeliveryLogFull
         | Fact::DeliveryLogWritten { .. }
+        | Fact::DeliveryLogNotTrimmed { .. }
         | Fact::DeliveryLogTrimmed { .. } => delivery_log::write(fact),
         Fact::BrokerConnected { .. }
         | Fact::BrokerLost { .. }

@@ -109,9 +109,9 @@ impl Telemetry {
         self.metrics.events.held_bytes.sub(signed(bytes));
     }
 
-    /// An entry of the delivery log was left out, as too many wait already.
-    pub fn delivery_log_dropped(&self) {
-        self.metrics.delivery_log.dropped.inc();
+    /// So many entries of the delivery log were left out: too many wait already, the database does not take them, or the process ends.
+    pub fn delivery_log_dropped(&self, entries: u64) {
+        self.metrics.delivery_log.dropped.inc_by(entries);
     }
 
     /// So many entries wait to be written to the delivery log.

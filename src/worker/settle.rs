@@ -123,7 +123,7 @@ async fn settle_by_copy(
         }
         Copy::Unsettled => {}
         Copy::Impossible => {
-            record_headers_too_large(shared, &parcel.original.source.name);
+            record_headers_too_large(shared, &parcel.original.source.name, Some(parcel.event_ref()));
             stake.reject();
         }
     }
@@ -148,12 +148,12 @@ pub(super) async fn reject_message(shared: &Shared, message: &Original, history:
 /// The properties of a message are such that no copy of it can be made: the broker moves it itself.
 pub(super) fn reject_by_broker(shared: &Shared, message: &Original, claim: Claim) {
     claim.reject();
-    record_headers_too_large(shared, &message.source.name);
+    record_headers_too_large(shared, &message.source.name, None);
 }
 
-fn record_headers_too_large(shared: &Shared, source: &SourceName) {
-    shared.telemetry.record(&Fact::Rejected { source, event: None, endpoint: None, reason: &RejectReason::HeadersTooLarge });
-    shared.telemetry.record(&Fact::Settled { source, event: None, outcome: EventOutcome::Rejected });
+fn record_headers_too_large(shared: &Shared, source: &SourceName, event: Option<EventRef<'_>>) {
+    shared.telemetry.record(&Fact::Rejected { source, event, endpoint: None, reason: &RejectReason::HeadersTooLarge });
+    shared.telemetry.record(&Fact::Settled { source, event, outcome: EventOutcome::Rejected });
 }
 
 /// What became of a copy.

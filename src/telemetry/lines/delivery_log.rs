@@ -16,6 +16,9 @@ pub(super) fn write(fact: &Fact<'_>) {
         Fact::DeliveryLogWritten { entries, dropped } => {
             warn!(target: "callbackd", entries, dropped, "delivery log written, with entries left out before");
         }
+        Fact::DeliveryLogNotTrimmed { error } => {
+            warn!(target: "callbackd", error = &*cut(error, TEXT_LIMIT), "delivery log not trimmed: old entries stay");
+        }
         Fact::DeliveryLogTrimmed { entries } => debug!(target: "callbackd", entries, "delivery log trimmed"),
         _ => {}
     }

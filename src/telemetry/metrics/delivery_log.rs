@@ -26,7 +26,7 @@ impl DeliveryLog {
             dropped: entries.with_label_values(&["dropped"]),
             failures: maker.counter(
                 "callbackd_delivery_log_failures_total",
-                "Times that the delivery log could not be opened or written; tried again each time",
+                "Times that the delivery log could not be opened, written or trimmed; tried again each time",
             ),
             waiting: maker.gauge("callbackd_delivery_log_waiting", "Entries that wait to be written to the delivery log"),
             up: maker
@@ -41,6 +41,7 @@ impl DeliveryLog {
                 self.failures.inc();
                 self.up.set(0);
             }
+            Fact::DeliveryLogNotTrimmed { .. } => self.failures.inc(),
             Fact::DeliveryLogWritten { entries, .. } => self.written.inc_by(entries),
             _ => {}
         }

@@ -95,6 +95,7 @@ impl Metrics {
             | Fact::DeliveryLogFailed { .. }
             | Fact::DeliveryLogFull
             | Fact::DeliveryLogWritten { .. }
+            | Fact::DeliveryLogNotTrimmed { .. }
             | Fact::DeliveryLogTrimmed { .. } => self.delivery_log.count(fact),
             Fact::BrokerConnected { .. }
             | Fact::BrokerLost { .. }
