@@ -353,7 +353,7 @@ explain() {
 }
 
 explained() {
-  callbackd explain evt-ident-1 2>/dev/null | grep -q '^=> down: delivered'
+  callbackd explain evt-ident-1 2>/dev/null | grep -q '^=> down,.*: delivered'
 }
 
 receiver_back() {

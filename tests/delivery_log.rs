@@ -45,6 +45,10 @@ with_both!(
     a_log_that_does_not_answer_holds_up_no_delivery_and_what_it_misses_is_counted,
     an_event_whose_id_no_database_takes_is_told_all_the_same,
     a_replay_is_told_and_so_is_the_delivery_before,
+    one_id_at_two_integrators_and_of_two_topics_is_told_apart,
+    an_event_of_many_records_is_found_by_each_and_by_the_message_that_told_of_it,
+    what_one_worker_stores_another_one_does_not_remove,
+    tables_that_cannot_be_written_are_said_again_and_again_but_not_more_and_more,
 );
 
 /// What a command of the program says about a scene.
@@ -108,8 +112,11 @@ async fn the_whole_story_of_an_event_is_told_by_its_id_and_by_its_keys(database:
     }
     let shown = callbackd(&scene, &database.url(), &["explain", "k-1"]);
     let text = String::from_utf8(shown.stdout).unwrap();
-    assert!(text.contains("attempt 3: answered 200 in ") && text.contains("=> main: delivered at "), "{text}");
-    assert!(text.contains("=> audit: given up at ") && text.contains("callbackd dead show --event evt-1"), "{text}");
+    assert!(text.contains("attempt 3: answered 200 in ") && text.contains(": delivered at "), "{text}");
+    assert!(
+        text.contains("given up at ") && text.contains("callbackd dead show --integrator=acme --endpoint=audit --event=evt-1"),
+        "{text}"
+    );
     let nothing = callbackd(&scene, &database.url(), &["explain", "evt-2"]);
     assert_eq!((nothing.status.code(), nothing.stdout.len()), (Some(1), 0));
     assert!(String::from_utf8_lossy(&nothing.stderr).contains("knows nothing of \"evt-2\""), "{nothing:?}");
@@ -219,8 +226,9 @@ async fn workers_share_a_log_and_nothing_is_left_out_or_doubled(database: Databa
 async fn old_entries_leave_and_young_ones_stay(database: Database) {
     let receiver = Receiver::start();
     let integrators = integrator("acme", &[endpoint("main", &receiver.url("/"), "")]);
-    let environment = [(DATABASE, database.url()), ("CALLBACKD__DELIVERY_LOG__RETENTION", "2d".to_owned())];
-    let environment: Vec<(&str, &str)> = environment.iter().map(|(name, value)| (*name, value.as_str())).collect();
+    let url = database.url();
+    let kept = ["CALLBACKD__DELIVERY_LOG__RETENTION", "CALLBACKD__DELIVERY_LOG__PAYLOAD_RETENTION"];
+    let environment = [(DATABASE, url.as_str()), (kept[0], "2d"), (kept[1], "1d")];
     let mut scene = Scene::start_with(&integrators, &environment).await;
     scene.publish(&event("evt-young")).await;
     scene.worker.wait_for_metric("callbackd_delivery_log_entries_total", &[("result", "written")], 1.0, LIMIT).await;
@@ -313,7 +321,8 @@ async fn an_event_whose_id_no_database_takes_is_told_all_the_same(database: Data
     let told = stories(&scene, &database, "\u{1f600}", 2.0).await;
     assert_eq!(told.len(), 2, "{told:?}");
     assert!(told.iter().any(|story| story["event_id"] == "evt-'; DROP TABLE entry; --"), "{told:?}");
-    assert!(told.iter().any(|story| story["event_id"] == "evt\u{fffd}"), "{told:?}");
+    assert!(told.iter().any(|story| story["event_id"] == "evt\u{1a}"), "{told:?}");
+    assert_eq!(stories(&scene, &database, "evt\u{1a}", 2.0).await.len(), 1);
 }
 
 async fn a_replay_is_told_and_so_is_the_delivery_before(database: Database) {
@@ -335,6 +344,78 @@ async fn a_replay_is_told_and_so_is_the_delivery_before(database: Database) {
     assert_eq!(told[0]["deliveries"][0]["state"], "delivered");
     let last = told[0]["lines"].as_array().unwrap().last().unwrap();
     assert!(last["replayed_at"].is_string() && last["attempt"] == 1, "{last}");
+}
+
+async fn one_id_at_two_integrators_and_of_two_topics_is_told_apart(database: Database) {
+    let receiver = Receiver::start();
+    receiver.on_path("/acme", [200, 200]);
+    receiver.on_path("/globex", [410]);
+    let to = |key: &str| integrator(key, &[endpoint("main", &receiver.url(&format!("/{key}")), r#"format = "topic""#)]);
+    let scene = Scene::start_with(&(to("acme") + &to("globex")), &[(DATABASE, &database.url())]).await;
+    for (integrator, topic) in [("acme", "identResult"), ("acme", "identStarted"), ("globex", "identResult")] {
+        scene.publish(&event_for(integrator, "evt-1", topic, r#"{"identId":"315"}"#)).await;
+    }
+    let told = stories(&scene, &database, "evt-1", 4.0).await;
+    let names: Vec<_> =
+        told.iter().map(|story| (story["integrator"].as_str().unwrap(), story["lines"].as_array().unwrap().len())).collect();
+    assert_eq!(names.iter().filter(|(integrator, lines)| *integrator == "acme" && *lines == 1).count(), 2, "{names:?}");
+    assert_eq!(names.iter().filter(|(integrator, lines)| *integrator == "globex" && *lines == 2).count(), 1, "{names:?}");
+    let globex = callbackd(&scene, &database.url(), &["explain", "315", "--integrator", "globex"]);
+    let text = String::from_utf8(globex.stdout).unwrap();
+    assert!(text.starts_with("evt-1 of globex, topic identResult\n") && !text.contains("acme"), "{text}");
+    assert!(text.contains("callbackd dead replay --integrator=globex --endpoint=main --event=evt-1`"), "{text}");
+}
+
+async fn an_event_of_many_records_is_found_by_each_and_by_the_message_that_told_of_it(database: Database) {
+    let receiver = Receiver::start();
+    let integrators = integrator("acme", &[endpoint("main", &receiver.url("/"), "")]);
+    let scene = Scene::start_with(&integrators, &[(DATABASE, &database.url())]).await;
+    let record = |number: usize| format!(r#"{{"status":100,"key":"k-{number}","modified":"m","customerKey":"c-{number}"}}"#);
+    let records: Vec<String> = (0..250).map(record).collect();
+    scene.publish(&event_for("acme", "evt-many", "complianceRecord", &format!("[{}]", records.join(",")))).await;
+    let seen = receiver.wait_for(1, LIMIT).await;
+    for wanted in ["k-0", "c-249", seen[0].webhook_id()] {
+        let told = stories(&scene, &database, wanted, 1.0).await;
+        assert_eq!((told.len(), told[0]["event_id"].as_str()), (1, Some("evt-many")), "{wanted}");
+        assert_eq!(told[0]["keys"].as_array().unwrap().len(), 500, "{wanted}");
+    }
+}
+
+async fn what_one_worker_stores_another_one_does_not_remove(database: Database) {
+    let receiver = Receiver::start();
+    let integrators = integrator("acme", &[endpoint("main", &receiver.url("/"), "")]);
+    let url = database.url();
+    let storing = [(DATABASE, url.as_str()), ("CALLBACKD__DELIVERY_LOG__STORE_PAYLOADS", "true")];
+    let mut scene = Scene::start_with(&integrators, &storing).await;
+    scene.publish(&event("evt-1")).await;
+    scene.worker.wait_for_metric("callbackd_delivery_log_entries_total", &[("result", "written")], 1.0, LIMIT).await;
+    scene.worker.sigterm();
+    scene.worker.wait_exit(LIMIT).await;
+    let mut other = support::Worker::start_with(&scene::config(&scene.vhost.url()), &integrators, &storing[..1]);
+    other.wait_ready().await;
+    scene.publish(&event("evt-2")).await;
+    other.wait_for_metric("callbackd_delivery_log_entries_total", &[("result", "written")], 1.0, LIMIT).await;
+    assert_eq!(database.numbers("SELECT COUNT(*) FROM payload").await, [1], "it has looked for old ones before it wrote");
+}
+
+async fn tables_that_cannot_be_written_are_said_again_and_again_but_not_more_and_more(database: Database) {
+    let receiver = Receiver::start();
+    let integrators = integrator("acme", &[endpoint("main", &receiver.url("/"), "")]);
+    let scene = Scene::start_with(&integrators, &[(DATABASE, &database.url())]).await;
+    scene.publish(&event("evt-1")).await;
+    scene.worker.wait_for_metric("callbackd_delivery_log_entries_total", &[("result", "written")], 1.0, LIMIT).await;
+    database.run("ALTER TABLE finder RENAME TO hidden").await;
+    scene.publish(&event("evt-2")).await;
+    receiver.wait_for(2, LIMIT).await;
+    scene.worker.wait_for_metric("callbackd_delivery_log_failures_total", &[], 3.0, LIMIT).await;
+    let pauses: Vec<u64> = scene.log_lines("delivery log failed").iter().map(|line| line["retry_in_ms"].as_u64().unwrap()).collect();
+    assert!(pauses.len() >= 2 && pauses.windows(2).all(|pair| pair[1] == 2 * pair[0]), "{pauses:?}");
+    let error = scene.log_lines("delivery log failed")[0]["error"].as_str().unwrap().to_owned();
+    assert!(error.contains("finder") && (error.starts_with("sqlite:/") || error.starts_with("postgres://127.0.0.1")), "{error}");
+    database.run("ALTER TABLE hidden RENAME TO finder").await;
+    scene.worker.wait_for_metric("callbackd_delivery_log_entries_total", &[("result", "written")], 2.0, LIMIT).await;
+    assert_eq!(database.numbers("SELECT COUNT(*) FROM worker").await, [1], "one process, one number");
+    assert_eq!(stories(&scene, &database, "evt-2", 2.0).await.len(), 1);
 }
 
 #[tokio::test]
