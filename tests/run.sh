@@ -17,6 +17,7 @@ main() {
   [ "${1:-}" != --tests-only ] || { checks=no; shift; }
   install_missing
   prepare_python
+  prepare_node
   if [ "$checks" = yes ]; then
     check_rust
     check_supply_chain
@@ -39,6 +40,8 @@ install_missing() {
   # Tests that kill their broker need the installed one even when the others use a broker elsewhere.
   [ -x "${CALLBACKD_RABBITMQ_BIN:-/usr/lib/rabbitmq/bin}/rabbitmq-server" ] || command -v rabbitmq-server >/dev/null || packages+=(rabbitmq-server)
   python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
+  # Brings the JSON Schema of AsyncAPI.
+  command -v npm >/dev/null || packages+=(npm)
   # Gives the tests of names that change their minds a resolver that does so.
   compgen -G '/usr/lib*/libnss_wrapper.so' >/dev/null || compgen -G '/usr/lib/*/libnss_wrapper.so' >/dev/null || packages+=(libnss-wrapper)
   [ ${#packages[@]} -gt 0 ] || return 0
@@ -56,6 +59,20 @@ prepare_python() {
     python3 -m venv "$venv"
     "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement tests/requirements.txt
     cp tests/requirements.txt "$venv/requirements.txt"
+  fi
+}
+
+# The exported folder has the JSON Schema of AsyncAPI; see tests/specifications/package.json.
+prepare_node() {
+  local node=$PWD/target/test-node
+  export CALLBACKD_TEST_NODE_MODULES=$node/node_modules
+  if ! cmp -s tests/specifications/package-lock.json "$node/installed"; then
+    step "installing tests/specifications/package-lock.json into target/test-node"
+    rm -rf "$node"
+    mkdir -p "$node"
+    cp tests/specifications/package.json tests/specifications/package-lock.json "$node"
+    npm ci --silent --ignore-scripts --prefix "$node"
+    cp tests/specifications/package-lock.json "$node/installed"
   fi
 }
 
