@@ -15,7 +15,7 @@
 //!    acknowledged.
 //!
 //! Around it: [`config`] (raw text in, valid types out), [`telemetry`] (facts in, log lines and metrics out), [`admin`] (probes and
-//! metrics over HTTP), [`cli`] (the commands). `src/ARCHITECTURE.md` says why things are as they are.
+//! metrics over HTTP), [`lifecycle`] (signals) and [`supervisor`] (what systemd is told), [`cli`] (the commands). `src/ARCHITECTURE.md` says why things are as they are.
 
 pub mod admin;
 pub mod broker;
@@ -25,5 +25,6 @@ pub mod config;
 pub mod domain;
 pub mod egress;
 pub mod lifecycle;
+pub mod supervisor;
 pub mod telemetry;
 pub mod worker;
