@@ -73,7 +73,9 @@ async fn it_is_ready_when_it_can_be_asked_even_without_a_broker_and_tells_of_rel
         let again = listener.news().await;
         assert_eq!(again, ready);
     }
-    assert!(worker.log_text().contains("integrator"), "the refusal is told before the reload is over");
+    // The log is written beside the work.
+    let is_refusal = |line: &serde_json::Value| line["message"] == "reload refused";
+    worker.wait_for_log("the refusal", SOON, is_refusal).await;
 
     worker.sigterm();
     assert!(listener.news().await.starts_with("STOPPING=1\n"));
