@@ -48,6 +48,7 @@ main() {
   show_dead_letter
   title "8. The receiver is back: the dead letter is replayed"
   replay
+  explain
   title "9. Was it so?"
   check_everything
 }
@@ -344,6 +345,17 @@ replay() {
   indent <"$work/back.log"
 }
 
+# The log is written a moment later.
+explain() {
+  wait_until 20 "the delivery log has the replay" explained || true
+  say "callbackd explain evt-ident-1"
+  callbackd explain evt-ident-1 2>&1 | indent
+}
+
+explained() {
+  callbackd explain evt-ident-1 2>/dev/null | grep -q '^=> down: delivered'
+}
+
 receiver_back() {
   "$program" receive --name back --listen "127.0.0.1:$down_port" >"$work/back.log" 2>"$work/back.err" &
   children+=($!)
@@ -378,6 +390,7 @@ check_everything() {
   check "down became a dead letter after 4 attempts" grep -q ' dead letter event_id="evt-ident-1" .*endpoint="down" .*attempts=4' "$work/worker.log"
   check "the dead letter was replayed and arrived byte for byte" body_arrived back ident-result-bare.topic
   check "it arrived once" equal "$(answered back 200)" 1
+  check "its story can be told" explained
   check "no dead letter is left" equal "$(dead_letters)" ''
   check "the worker stopped in order" worker_stops
   printf '\n'

@@ -104,7 +104,8 @@ disk_free_limit.absolute = 20MB
 collect_statistics_interval = 1000
 CONF
   echo '[rabbitmq_management].' >"$dir/enabled_plugins"
-  echo '[].' >"$dir/advanced.config"
+  # A rung whose first message comes due while the broker starts finds no exchange yet; it tries again after this, by default three minutes.
+  echo '[{rabbit, [{dead_letter_worker_publisher_confirm_timeout, 10000}]}].' >"$dir/advanced.config"
   : >"$dir/rabbitmq-env.conf"
 }
 

@@ -23,7 +23,7 @@ const ALL: [&str; 24] = [
     "--set",
     "autoscaling.enabled=true",
     "--set",
-    "stopTimeoutSeconds=100,admin.port=9000,integrators.configMap=theirs,integrators.secret=secrets",
+    "stopTimeoutSeconds=100,admin.port=9000,integrators.configMap=theirs,integrators.secret=secrets,deliveryLog.urlSecret.name=log",
     "--set-json",
     r#"env=[{"name":"CALLBACKD__LOG__LEVEL","value":"debug"}]"#,
     "--set-json",
@@ -109,7 +109,8 @@ fn configuration(objects: &[Value]) -> config::Config {
     let text = |value: &Value| value.as_str().expect("a text").to_owned();
     let environment = container["env"].as_array().expect("variables").iter().map(|variable| match variable["valueFrom"] {
         Value::Null => (text(&variable["name"]), text(&variable["value"])),
-        _ => (text(&variable["name"]), "amqp://rabbitmq".to_owned()),
+        _ if variable["name"] == "CALLBACKD__BROKER__URL" => (text(&variable["name"]), "amqp://rabbitmq".to_owned()),
+        _ => (text(&variable["name"]), "postgres://database/callbackd".to_owned()),
     });
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("callbackd.toml");
@@ -123,6 +124,7 @@ fn callbackd_takes_what_the_chart_tells_it_and_the_pod_has_time_to_stop() {
         let (objects, _) = judged("1.35", &rendered(more));
         let config = configuration(&objects);
         assert_eq!((config.sources.len(), config.admin.listen.port(), config.admin.api), (2, port, false));
+        assert_eq!(config.delivery_log.database.is_some(), port == 9000, "no file where nothing can be written");
         let pod = &object(&objects, "Deployment")["spec"]["template"]["spec"];
         let grace = pod["terminationGracePeriodSeconds"].as_u64().expect("a number");
         assert!(grace >= (config.worker.stop_timeout + config.broker.timeout).as_secs() + 5, "{grace} s for {:?}", config.worker);

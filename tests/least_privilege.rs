@@ -209,8 +209,8 @@ async fn a_worker_with_less_than_the_least_says_what_it_lacks_and_is_not_ready()
 async fn the_files_in_the_repository_are_those_of_the_example_configuration() {
     let root = Path::new(env!("CARGO_MANIFEST_DIR"));
     let example = root.join("deploy/callbackd.example.toml");
-    let token = ("CALLBACKD_OPS_TOKEN".to_owned(), "x".repeat(32));
-    let config = config::load(&example, [token]).unwrap_or_else(|problems| panic!("{problems}"));
+    let secrets = ["CALLBACKD_OPS_TOKEN", "CALLBACKD_HASH_SECRET"].map(|name| (name.to_owned(), "x".repeat(32)));
+    let config = config::load(&example, secrets).unwrap_or_else(|problems| panic!("{problems}"));
     let of_tests = config_at("amqp://h");
     assert_ne!(printed(&of_tests, &["export"]).await, printed(&config, &["export"]).await);
     for (name, arguments) in [("definitions", &["export", "--vhost", "/"][..]), ("permissions", &["permissions"][..])] {

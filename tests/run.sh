@@ -6,6 +6,7 @@
 #   bash tests/run.sh --test support_smoke  arguments go to the test runner (cargo-nextest where installed, else cargo test)
 #   bash tests/run.sh --tests-only ...      without formatting, lints, documentation and scripts
 #
+# With CALLBACKD_TEST_POSTGRES set (postgres://user@host:port, a user who may make databases) no PostgreSQL is started either.
 # With CALLBACKD_TEST_AMQP and CALLBACKD_TEST_MANAGEMENT set (amqp://user:password@host:port, http://user:password@host:port)
 # the tests use that RabbitMQ and none is started; tests that kill a broker still start one of their own.
 # The exit code is that of the first step that fails.
@@ -24,8 +25,13 @@ main() {
     check_supply_chain
     check_scripts
     check_compose
+    check_alerts
   fi
   [ $# -gt 0 ] || bash tests/chaos/run.sh --short
+  trap end_servers EXIT
+  trap 'exit 130' INT
+  trap 'exit 143' TERM
+  start_database
   start_broker
   test_rust "$@"
 }
@@ -40,6 +46,7 @@ install_missing() {
   command -v make >/dev/null || packages+=(make)
   # Tests that kill their broker need the installed one even when the others use a broker elsewhere.
   [ -x "${CALLBACKD_RABBITMQ_BIN:-/usr/lib/rabbitmq/bin}/rabbitmq-server" ] || command -v rabbitmq-server >/dev/null || packages+=(rabbitmq-server)
+  [ -n "${CALLBACKD_TEST_POSTGRES:-}" ] || compgen -G "${CALLBACKD_POSTGRES_BIN:-/usr/lib/postgresql/*/bin}/initdb" >/dev/null || packages+=(postgresql)
   python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
   # Brings the JSON Schema of AsyncAPI.
   command -v npm >/dev/null || packages+=(npm)
@@ -117,7 +124,7 @@ check_scripts() {
 
 check_compose() {
   step "docker-compose.yml"
-  "$CALLBACKD_TEST_PYTHON" -c 'import sys, yaml; [yaml.safe_load(open(name)) for name in sys.argv[1:]]' docker-compose.yml deploy/prometheus/*.yml
+  "$CALLBACKD_TEST_PYTHON" -c 'import sys, yaml; [yaml.safe_load(open(name)) for name in sys.argv[1:]]' docker-compose.yml deploy/prometheus/*.yml deploy/grafana/provisioning/*/*.yml
   CALLBACKD__BROKER__URL=amqp://rabbitmq ACME_STATIC_SECRET=x ACME_SIGNING_SECRET=whsec_Y2FsbGJhY2tkIGxvY2FsIHN0YWNrLCBubyBzZWNyZXQ= \
     cargo run --quiet --locked -- --config deploy/compose/callbackd.toml check >/dev/null
   if docker compose version >/dev/null 2>&1; then
@@ -127,6 +134,47 @@ check_compose() {
   fi
 }
 
+start_database() {
+  [ -z "${CALLBACKD_TEST_POSTGRES:-}" ] || return 0
+  step "starting PostgreSQL"
+  database=$(mktemp -d "${TMPDIR:-/tmp}/callbackd-postgres.XXXXXX")
+  bash tests/postgres-node.sh start "$database"
+  local port
+  port=$(<"$database/port")
+  export CALLBACKD_TEST_POSTGRES=postgres://callbackd@127.0.0.1:$port
+}
+
+check_alerts() {
+  step "alerts"
+  local promtool
+  promtool=$(command -v promtool) || promtool=$PWD/target/promtool/usr/bin/promtool
+  [ -x "$promtool" ] || fetch_promtool
+  "$promtool" check rules deploy/prometheus/alerts*.yml >/dev/null
+  "$promtool" check config deploy/prometheus/prometheus.yml >/dev/null
+  "$promtool" test rules deploy/prometheus/tests/*.yml >/dev/null
+}
+
+as_root() {
+  if [ "$(id -u)" = 0 ]; then "$@"; else sudo -n "$@"; fi
+}
+
+# Out of Debian's package and no more: to install it would start a Prometheus on this machine.
+fetch_promtool() {
+  step "fetching promtool into target/promtool"
+  local folder
+  mkdir -p target/promtool
+  folder=$(mktemp -d "${TMPDIR:-/tmp}/callbackd-promtool.XXXXXX")
+  # Lists of packages that are old or missing name no file that is there: they are renewed where that needs no password.
+  if ! (cd "$folder" && { apt-get download prometheus || { as_root apt-get update -qq && apt-get download prometheus; }; }) >"$folder/log" 2>&1; then
+    cat "$folder/log" >&2
+    rm -rf "$folder"
+    echo "please install promtool (package prometheus), or run apt-get update" >&2
+    return 1
+  fi
+  dpkg-deb --fsys-tarfile "$folder"/*.deb | tar --extract --directory target/promtool ./usr/bin/promtool
+  rm -rf "$folder"
+}
+
 start_broker() {
   if [ -n "${CALLBACKD_TEST_AMQP:-}" ]; then
     : "${CALLBACKD_TEST_MANAGEMENT:?is to be set too where CALLBACKD_TEST_AMQP is}"
@@ -134,9 +182,6 @@ start_broker() {
   fi
   step "starting RabbitMQ"
   node=$(mktemp -d "${TMPDIR:-/tmp}/callbackd-node.XXXXXX")
-  trap end_broker EXIT
-  trap 'exit 130' INT
-  trap 'exit 143' TERM
   # Should this script be killed, the node ends by itself.
   CALLBACKD_NODE_OWNER=$$ bash deploy/rabbitmq-node.sh start "$node"
   local port
@@ -145,10 +190,13 @@ start_broker() {
 }
 
 # Silent: the test runner's summary is to stay the last thing printed. Its messages are of no more use, so it is killed.
-end_broker() {
-  bash deploy/rabbitmq-node.sh kill "$node" >/dev/null 2>&1 || true
-  bash deploy/rabbitmq-node.sh stop "$node" >/dev/null 2>&1 || true
-  rm -rf "$node"
+end_servers() {
+  if [ -n "${node:-}" ]; then
+    bash deploy/rabbitmq-node.sh kill "$node" >/dev/null 2>&1 || true
+    bash deploy/rabbitmq-node.sh stop "$node" >/dev/null 2>&1 || true
+  fi
+  if [ -n "${database:-}" ]; then bash tests/postgres-node.sh kill "$database" >/dev/null 2>&1 || true; fi
+  rm -rf "${node:-}" "${database:-}"
 }
 
 test_rust() {

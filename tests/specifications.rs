@@ -290,7 +290,7 @@ fn dead_letters_and_rejected_events_carry_the_headers_that_the_brokers_document_
         batch_limit: std::num::NonZeroU16::new(5),
         ..least.clone()
     };
-    let named = || EventRef { id: &event.id, integrator: &event.integrator, topic: &event.topic };
+    let named = || EventRef { id: &event.id, integrator: &event.integrator, topic: &event.topic, whole: Some(&event) };
     let too_large = RejectReason::TooLarge { size: 2, limit: 1 };
     let mut given = Vec::new();
     for history in [&least, &most] {

@@ -349,6 +349,7 @@ mod tests {
             dead: Dead { retention: Duration::from_secs(14 * 24 * 3600) },
             delivery: DeliveryPolicy::default(),
             egress: Egress::default(),
+            delivery_log: crate::config::DeliveryLog::off(),
             admin: Admin { listen: "127.0.0.1:9464".parse().unwrap(), api: false, tokens: Vec::new() },
             integrators_file: "integrators.toml".into(),
             secrets_dir: None,

@@ -3,6 +3,7 @@
 pub mod check;
 pub mod dead;
 pub mod event_file;
+pub mod explain;
 mod outlet;
 pub mod publish;
 pub mod receive;
@@ -38,6 +39,7 @@ enum Command {
     Publish(publish::Publish),
     Receive(receive::Receive),
     Dead(dead::Dead),
+    Explain(explain::Explain),
     Topology(topology::TopologyCommand),
 }
 
@@ -88,6 +90,7 @@ impl Cli {
             Command::Publish(command) => command.run(&load(path)?).await,
             Command::Receive(command) => command.run().await,
             Command::Dead(command) => command.run(&load(path)?).await,
+            Command::Explain(command) => command.run(&load(path)?).await,
             Command::Topology(command) => command.run(&load(path)?).await,
         }
     }

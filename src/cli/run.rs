@@ -12,6 +12,7 @@ use crate::config::{Config, Environment, reload};
 use crate::domain::integrator::Directory;
 use crate::egress::Egress;
 use crate::lifecycle::{Request, Signals};
+use crate::store::Writer;
 use crate::supervisor::{State, Supervisor};
 use crate::telemetry::{Fact, Telemetry};
 use crate::worker::{Parts, Worker};
@@ -32,6 +33,7 @@ impl Run {
         let supervisor = Arc::new(Supervisor::of(&Environment::of_process()).map_err(|e| CliError::Failed(format!("NOTIFY_SOCKET: {e}")))?);
         let listener = admin::bind(config.admin.listen).await.map_err(|e| CliError::Failed(e.to_string()))?;
         let telemetry = Telemetry::new(&config);
+        let (log, telemetry) = delivery_log(&config, telemetry)?;
         telemetry.configured(&directory);
         telemetry.record(&Fact::Started { integrators: directory.len(), endpoints: directory.all().count() });
         let address = listener.local_addr().ok();
@@ -62,6 +64,9 @@ impl Run {
             () = worker.stop(config.worker.stop_timeout) => {}
             () = second(&mut signals) => return Err(CliError::Failed("stopped at once by a second signal".to_owned())),
         }
+        if let Some(log) = log {
+            log.stop().await;
+        }
         ended.cancel();
         let _ = admin.await;
         if broken {
@@ -89,6 +94,21 @@ async fn reload_on_request(signals: &mut Signals, trigger: &ReloadTrigger, super
             },
         }
     }
+}
+
+/// The writer of the delivery log, where it is on, and telemetry that it sees.
+fn delivery_log(config: &Config, telemetry: Telemetry) -> Result<(Option<Writer>, Telemetry), CliError> {
+    let started = Writer::start(&config.delivery_log, worker_name(), &telemetry);
+    match started.map_err(|error| CliError::Failed(format!("no thread for the delivery log: {error}")))? {
+        Some((journal, writer)) => Ok((Some(writer), telemetry.observed_by(journal))),
+        None => Ok((None, telemetry)),
+    }
+}
+
+/// What tells this process from others in the delivery log: the machine (in a container, the container), and the process.
+fn worker_name() -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
+    format!("{}:{}", host.trim(), std::process::id())
 }
 
 /// Waits for one more request to stop.

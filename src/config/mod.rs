@@ -17,6 +17,7 @@ use crate::domain::policy::DeliveryPolicy;
 mod auth;
 mod broker;
 mod delivery;
+mod delivery_log;
 mod egress;
 mod environment;
 mod file;
@@ -40,6 +41,7 @@ mod wanted;
 mod worker;
 
 pub use broker::{Broker, BrokerUrl, Names};
+pub use delivery_log::{Database, DeliveryLog};
 pub use egress::{Egress, OwnAddress, Ports};
 pub use environment::Environment;
 pub use operations::{Admin, ApiToken, Log, LogFormat};
@@ -66,6 +68,8 @@ pub struct Config {
     pub delivery: DeliveryPolicy,
     /// Section `[egress]`.
     pub egress: Egress,
+    /// Section `[delivery_log]`.
+    pub delivery_log: DeliveryLog,
     /// Section `[admin]`.
     pub admin: Admin,
     /// Key `file` of section `[integrators]`, made relative to the configuration file's folder.
@@ -169,8 +173,10 @@ fn read_config(reading: &Reading<'_>, table: Table) -> (Option<Config>, Option<I
         let dead = root.section("dead", worker::read_dead);
         let delivery = root.section("delivery", |section| delivery::read(section, &DeliveryPolicy::default()));
         let mut egress = root.section("egress", egress::read);
+        let delivery_log = root.section("delivery_log", delivery_log::read);
         let admin = root.section("admin", operations::read_admin);
         egress.own = own_addresses(broker.as_ref(), &admin, egress.proxy.as_ref());
+        egress.own.extend(delivery_log.database.as_ref().and_then(Database::address));
         let log = root.section("log", operations::read_log);
         let before = reading.problem_count();
         let (integrators_file, secrets_dir) = root.section("integrators", |section| {
@@ -187,7 +193,7 @@ fn read_config(reading: &Reading<'_>, table: Table) -> (Option<Config>, Option<I
         });
         let config = broker.zip(ladder).map(|(broker, ladder)| {
             let ladder = Arc::new(ladder);
-            Config { broker, sources, ladder, worker, dead, delivery, egress, admin, integrators_file, secrets_dir, log }
+            Config { broker, sources, ladder, worker, dead, delivery, egress, delivery_log, admin, integrators_file, secrets_dir, log }
         });
         (config, integrators)
     })
@@ -232,7 +238,9 @@ mod tests {
     }
 
     fn environment_of_the_configuration() -> Environment {
-        [("CALLBACKD_OPS_TOKEN".to_owned(), "not-a-secret-not-a-secret-not-a-secret".to_owned())].into_iter().collect()
+        let token = ("CALLBACKD_OPS_TOKEN".to_owned(), "not-a-secret-not-a-secret-not-a-secret".to_owned());
+        let hash = ("CALLBACKD_HASH_SECRET".to_owned(), "not-a-secret-not-a-secret".to_owned());
+        [token, hash].into_iter().collect()
     }
 
     /// What is asked for while the example configuration is read.
@@ -261,6 +269,10 @@ mod tests {
         defaults.delivery.retry.max_attempts = Some(1000);
         defaults.delivery.rate = shown.delivery.rate;
         assert!(shown.delivery.rate.is_some());
+        defaults.delivery_log.hash_secret.clone_from(&shown.delivery_log.hash_secret);
+        assert!(shown.delivery_log.hash_secret.is_some());
+        assert!(format!("{:?}", shown.delivery_log.database).ends_with("deploy/callbackd.db)"), "{:?}", shown.delivery_log.database);
+        defaults.delivery_log.database.clone_from(&shown.delivery_log.database);
         defaults.secrets_dir.clone_from(&shown.secrets_dir);
         assert_eq!(shown.secrets_dir, Some(example("secrets/integrators")));
         assert_eq!(shown.admin.tokens.len(), 1);

@@ -67,6 +67,12 @@ pub(super) enum Content {
 pub(super) type Span = Range<usize>;
 
 impl Event {
+    /// The body as published.
+    #[must_use]
+    pub const fn body(&self) -> &Bytes {
+        &self.body
+    }
+
     pub(super) fn slice(&self, span: &Span) -> &[u8] {
         &self.body[span.clone()]
     }

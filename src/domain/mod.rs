@@ -23,6 +23,7 @@ pub mod reply;
 pub mod request;
 pub mod retry;
 pub mod route;
+pub mod search;
 pub mod service;
 pub mod sign;
 pub mod time;

@@ -5,10 +5,12 @@
 
 use std::time::Duration;
 
+use super::causes::{ApiRefusal, EventOutcome, ResumeCause, WaitCause};
 use crate::domain::auth::AuthFault;
 use crate::domain::circuit::TripCause;
 use crate::domain::dead::{DeadReason, RejectReason};
 use crate::domain::decide::{Verdict, Wait};
+use crate::domain::event::Event;
 use crate::domain::integrator::{Endpoint, EndpointUrl, SkipReason};
 use crate::domain::names::{EndpointId, EventId, IntegratorKey, SourceName, Topic};
 use crate::domain::reply::Reply;
@@ -141,6 +143,10 @@ pub enum Fact<'a> {
         cause: WaitCause,
         /// How long.
         wait: Wait,
+        /// Attempts made so far.
+        attempts: u32,
+        /// How often it has made room so far, this time included.
+        parked: u32,
     },
     /// An HTTP request was made and judged.
     Attempted {
@@ -152,6 +158,8 @@ pub enum Fact<'a> {
         webhook_id: &'a str,
         /// Counted from 1.
         attempt: u32,
+        /// When an operator replayed the event last.
+        replayed_at: Option<Timestamp>,
         /// Its place in the request.
         place: Place,
         /// Bytes sent as the body.
@@ -238,6 +246,32 @@ pub enum Fact<'a> {
         /// Why.
         reason: &'a RejectReason,
     },
+    /// The delivery log can be written.
+    DeliveryLogReady {
+        /// Where it is, without user and password.
+        database: &'a str,
+    },
+    /// The delivery log cannot be written; it is tried again. Deliveries go on without it.
+    DeliveryLogFailed {
+        /// Why, without what was to be written.
+        error: &'a str,
+        /// The pause before the next try.
+        retry_in: Duration,
+    },
+    /// So much waits for the delivery log that what comes now is left out. Told once, until something is written again.
+    DeliveryLogFull,
+    /// Entries were written to the delivery log.
+    DeliveryLogWritten {
+        /// How many.
+        entries: u64,
+        /// How many others were left out since the last time.
+        dropped: u64,
+    },
+    /// Entries that were older than they are kept were removed from the delivery log.
+    DeliveryLogTrimmed {
+        /// How many.
+        entries: u64,
+    },
     /// A new version of the integrators is in force.
     Reloaded {
         /// Integrators.
@@ -287,131 +321,14 @@ pub struct EventRef<'a> {
     pub integrator: &'a IntegratorKey,
     /// What it is about.
     pub topic: &'a Topic,
+    /// The event itself, where it is in hand. Prints without its payload.
+    pub whole: Option<&'a Event>,
 }
 
-/// Why something waits in the ladder. A closed set: it labels a metric.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum WaitCause {
-    /// An attempt failed and will be made again.
-    Retry,
-    /// It came back before its time, as no rung is as long as the whole wait: another turn of the same wait.
-    HoldUntil,
-    /// Nobody by the event's integrator or endpoint is configured.
-    Configuration,
-    /// Its endpoint's lane is full, and it makes room.
-    Parked,
-    /// Its endpoint's circuit is open.
-    Circuit,
-    /// Its endpoint answered 410 and is not told for now.
-    Paused,
-    /// The worker stops, and the event has been told at another endpoint already.
-    Stopping,
-}
-
-impl WaitCause {
-    /// Every cause, for metrics that start at zero.
-    pub const ALL: [Self; 7] =
-        [Self::Retry, Self::HoldUntil, Self::Configuration, Self::Parked, Self::Circuit, Self::Paused, Self::Stopping];
-
-    /// The name in logs and metrics.
+impl<'a> EventRef<'a> {
+    /// An event in hand.
     #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Retry => "retry",
-            Self::HoldUntil => "hold_until",
-            Self::Configuration => "configuration",
-            Self::Parked => "parked",
-            Self::Circuit => "circuit",
-            Self::Paused => "paused",
-            Self::Stopping => "stopping",
-        }
-    }
-}
-
-/// Why an endpoint that answered 410 is told again. A closed set: it stands in logs.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
-pub enum ResumeCause {
-    /// Its configuration has changed.
-    ConfigurationChanged,
-    /// Its time is over.
-    TimeOver,
-}
-
-impl ResumeCause {
-    /// The name in logs.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::ConfigurationChanged => "configuration_changed",
-            Self::TimeOver => "time_over",
-        }
-    }
-}
-
-/// How a message ended, for the count of events by source and outcome.
-#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash, PartialOrd, Ord)]
-pub enum EventOutcome {
-    /// No endpoint wants it.
-    Skipped,
-    /// Every delivery that was due is made.
-    Delivered,
-    /// At least one delivery waits in the ladder.
-    Waiting,
-    /// At least one delivery is dead.
-    Dead,
-    /// It is, or one of its deliveries is, rejected.
-    Rejected,
-}
-
-impl EventOutcome {
-    /// Every outcome, for metrics that start at zero.
-    pub const ALL: [Self; 5] = [Self::Skipped, Self::Delivered, Self::Waiting, Self::Dead, Self::Rejected];
-
-    /// The name in logs and metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::Skipped => "skipped",
-            Self::Delivered => "delivered",
-            Self::Waiting => "waiting",
-            Self::Dead => "dead",
-            Self::Rejected => "rejected",
-        }
-    }
-}
-
-/// Why a request to `/api` is turned away.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub enum ApiRefusal {
-    /// There is no bearer token.
-    NoToken,
-    /// The token is none of the configured ones.
-    WrongToken,
-    /// And so were many others in the same second.
-    TooManyWrongTokens,
-    /// More than its token may make.
-    TooManyRequests,
-    /// It names a host that is not this machine.
-    ForeignHost,
-    /// A page from elsewhere makes it.
-    ForeignOrigin,
-}
-
-impl ApiRefusal {
-    /// Every reason, for metrics that start at zero.
-    pub const ALL: [Self; 6] =
-        [Self::NoToken, Self::WrongToken, Self::TooManyWrongTokens, Self::TooManyRequests, Self::ForeignHost, Self::ForeignOrigin];
-
-    /// The name in logs and metrics.
-    #[must_use]
-    pub const fn as_str(self) -> &'static str {
-        match self {
-            Self::NoToken => "no_token",
-            Self::WrongToken => "wrong_token",
-            Self::TooManyWrongTokens => "too_many_wrong_tokens",
-            Self::TooManyRequests => "too_many_requests",
-            Self::ForeignHost => "foreign_host",
-            Self::ForeignOrigin => "foreign_origin",
-        }
+    pub const fn of(event: &'a Event) -> Self {
+        Self { id: &event.id, integrator: &event.integrator, topic: &event.topic, whole: Some(event) }
     }
 }

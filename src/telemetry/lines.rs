@@ -4,13 +4,14 @@
 //! the filter drops.
 
 mod circuits;
+mod delivery_log;
 
 use std::borrow::Cow;
 use std::time::Duration;
 
 use tracing::{debug, error, info, warn};
 
-use super::facts::{EventRef, Fact, WaitCause};
+use super::{EventRef, Fact, WaitCause};
 use crate::clock;
 use crate::domain::decide::{Verdict, Wait};
 use crate::domain::names::EndpointId;
@@ -46,6 +47,11 @@ pub(super) fn write(fact: &Fact<'_>) {
         | Fact::CircuitClosed { .. }
         | Fact::EndpointPaused { .. }
         | Fact::EndpointResumed { .. } => circuits::write(fact),
+        Fact::DeliveryLogReady { .. }
+        | Fact::DeliveryLogFailed { .. }
+        | Fact::DeliveryLogFull
+        | Fact::DeliveryLogWritten { .. }
+        | Fact::DeliveryLogTrimmed { .. } => delivery_log::write(fact),
         Fact::BrokerConnected { .. }
         | Fact::BrokerLost { .. }
         | Fact::BrokerBlocked { .. }
@@ -68,7 +74,7 @@ pub(super) fn write(fact: &Fact<'_>) {
 }
 
 fn attempt(fact: &Fact<'_>) {
-    let Fact::Attempted { event, endpoint, webhook_id, attempt, place, request_bytes, reply, verdict, latency } = *fact else { return };
+    let Fact::Attempted { event, endpoint, webhook_id, attempt, place, request_bytes, reply, verdict, latency, .. } = *fact else { return };
     let (wait, reason) = match verdict {
         Verdict::Delivered => (None, None),
         Verdict::Retry(wait) => (Some(wait), None),
@@ -97,7 +103,7 @@ fn attempt(fact: &Fact<'_>) {
 }
 
 fn waits(fact: &Fact<'_>) {
-    let Fact::Waits { event, endpoint, cause, wait } = *fact else { return };
+    let Fact::Waits { event, endpoint, cause, wait, .. } = *fact else { return };
     // The level of a line is part of what `tracing` knows of it before it runs, so there is one line for each level.
     macro_rules! line {
         ($level:ident) => {

@@ -1,5 +1,6 @@
 //! What the worker tells about itself: facts in, log lines and metrics out.
 
+pub mod causes;
 pub mod facts;
 mod json;
 mod lines;
@@ -10,7 +11,8 @@ mod spool;
 use std::fmt;
 use std::sync::Arc;
 
-pub use facts::{ApiRefusal, EventOutcome, EventRef, Fact, Place, ResumeCause, WaitCause};
+pub use causes::{ApiRefusal, EventOutcome, ResumeCause, WaitCause};
+pub use facts::{EventRef, Fact, Place};
 
 use crate::config::Config;
 use crate::domain::integrator::Directory;
@@ -20,6 +22,13 @@ use metrics::Metrics;
 #[derive(Clone, Default)]
 pub struct Telemetry {
     metrics: Arc<Metrics>,
+    observer: Option<Arc<dyn Observer>>,
+}
+
+/// Who sees every fact beside log and metrics.
+pub trait Observer: Send + Sync {
+    /// Something has happened. Called where it happens, so this must be quick and must not wait for anything.
+    fn see(&self, fact: &Fact<'_>);
 }
 
 impl Telemetry {
@@ -36,6 +45,15 @@ impl Telemetry {
     pub fn record(&self, fact: &Fact<'_>) {
         self.metrics.count(fact);
         lines::write(fact);
+        if let Some(observer) = &self.observer {
+            observer.see(fact);
+        }
+    }
+
+    /// The same, seen by an observer too. What is recorded through other clones it does not see.
+    #[must_use]
+    pub fn observed_by(&self, observer: Arc<dyn Observer>) -> Self {
+        Self { metrics: Arc::clone(&self.metrics), observer: Some(observer) }
     }
 
     /// From now on the endpoints of `directory`, and no others, have series of their own: new ones start at zero, the
@@ -89,6 +107,16 @@ impl Telemetry {
     /// So many bytes fewer are held by messages.
     pub fn held_bytes_sub(&self, bytes: usize) {
         self.metrics.events.held_bytes.sub(signed(bytes));
+    }
+
+    /// An entry of the delivery log was left out, as too many wait already.
+    pub fn delivery_log_dropped(&self) {
+        self.metrics.delivery_log.dropped.inc();
+    }
+
+    /// So many entries wait to be written to the delivery log.
+    pub fn delivery_log_waiting(&self, entries: usize) {
+        self.metrics.delivery_log.waiting.set(signed(entries));
     }
 
     /// All metrics in Prometheus' text format 0.0.4.

@@ -8,9 +8,9 @@ use std::time::Duration;
 use bytes::Bytes;
 use http::{HeaderMap, HeaderValue};
 
-use super::facts::{EventOutcome, EventRef, Fact, Place, WaitCause};
 use super::logging::{Shape, beside, filter, subscriber};
 use super::metrics::deliveries::{CLASSES, OTHER_STATUS, VERDICTS, verdict_index};
+use super::{EventOutcome, EventRef, Fact, Place, WaitCause};
 use super::{REMOVED, ResumeCause, Telemetry};
 use crate::clock;
 use crate::config::{self, Config};
@@ -53,7 +53,7 @@ impl Scene {
     }
 
     fn event(&self) -> EventRef<'_> {
-        EventRef { id: &self.id, integrator: &self.integrator, topic: &self.topic }
+        EventRef { id: &self.id, integrator: &self.integrator, topic: &self.topic, whole: None }
     }
 
     fn attempt(&self, telemetry: &Telemetry, outcome: Outcome, verdict: Verdict) {
@@ -62,6 +62,7 @@ impl Scene {
             endpoint: &self.endpoint,
             webhook_id: "msg_1",
             attempt: 2,
+            replayed_at: None,
             place: Place::ALONE,
             request_bytes: 321,
             reply: &Reply { outcome, took: Duration::from_millis(42) },
@@ -75,7 +76,14 @@ impl Scene {
     }
 
     fn waits(&self, telemetry: &Telemetry, cause: WaitCause) {
-        telemetry.record(&Fact::Waits { event: self.event(), endpoint: Some(&self.endpoint.id), cause, wait: self.wait });
+        telemetry.record(&Fact::Waits {
+            event: self.event(),
+            endpoint: Some(&self.endpoint.id),
+            cause,
+            wait: self.wait,
+            attempts: 1,
+            parked: 0,
+        });
     }
 
     fn opened(&self, telemetry: &Telemetry, cause: TripCause) {

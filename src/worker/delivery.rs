@@ -202,6 +202,7 @@ impl Made<'_> {
             endpoint: self.endpoint,
             webhook_id: self.webhook_id,
             attempt: history.attempts,
+            replayed_at: history.replayed_at,
             place: Place { index, of: self.tried.members.get().into() },
             request_bytes: self.request_bytes,
             reply: self.tried.reply,

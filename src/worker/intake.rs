@@ -100,7 +100,7 @@ type Routed<'a> = (Vec<Arc<Endpoint>>, &'a [(Arc<Endpoint>, SkipReason)]);
 
 fn deliver(shared: &Arc<Shared>, message: Message, (to, skipped): Routed<'_>, pushed: &mut Pushed) {
     let (original, event, _, _) = &message;
-    let named = EventRef { id: &event.id, integrator: &event.integrator, topic: &event.topic };
+    let named = EventRef::of(event);
     for (endpoint, reason) in skipped {
         shared.telemetry.record(&Fact::Skipped { event: named, endpoint, reason: *reason });
     }

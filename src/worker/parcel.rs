@@ -131,7 +131,7 @@ impl Parcel {
 
     /// The event as logs name it.
     pub(super) const fn event_ref(&self) -> EventRef<'_> {
-        EventRef { id: &self.event.id, integrator: &self.event.integrator, topic: &self.event.topic }
+        EventRef::of(&self.event)
     }
 }
 

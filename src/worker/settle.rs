@@ -38,10 +38,11 @@ pub(super) fn skip(shared: &Shared, stake: Stake, endpoint: &Endpoint, reason: S
 /// Puts the event, or the one delivery that `history` names, into the ladder.
 pub(super) async fn wait(shared: &Shared, stake: Stake, history: History, (wait, cause): (Wait, WaitCause)) {
     let history = history.waiting(wait);
+    let (attempts, parked) = (history.attempts, history.parked);
     let message = &stake.parcel().original;
     let copy = (message.source.wait_queue(wait.rung), headers::retry_copy(&original(message), &history));
     settle_by_copy(shared, stake, copy, EventOutcome::Waiting, |event| {
-        shared.telemetry.record(&Fact::Waits { event, endpoint: history.endpoint.as_ref(), cause, wait });
+        shared.telemetry.record(&Fact::Waits { event, endpoint: history.endpoint.as_ref(), cause, wait, attempts, parked });
     })
     .await;
 }

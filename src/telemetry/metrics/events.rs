@@ -7,7 +7,7 @@ use prometheus::{Histogram, IntCounter, IntCounterVec, IntGauge};
 use super::{Maker, Series};
 use crate::domain::dead::RejectReason;
 use crate::domain::names::SourceName;
-use crate::telemetry::facts::{EventOutcome, Fact, WaitCause};
+use crate::telemetry::{EventOutcome, Fact, WaitCause};
 
 /// Upper ends in seconds: from the broker's own precision (tens of milliseconds) to the longest outage that is still told
 /// apart (six hours, the longest rung).

@@ -4,6 +4,7 @@
 mod broker;
 mod circuits;
 pub(super) mod deliveries;
+pub(super) mod delivery_log;
 mod endpoints;
 pub(super) mod events;
 mod service;
@@ -23,6 +24,7 @@ use crate::config::Config;
 use broker::Broker;
 use circuits::Circuits;
 use deliveries::Deliveries;
+use delivery_log::DeliveryLog;
 use events::Events;
 use service::Service;
 
@@ -35,6 +37,7 @@ pub(super) struct Metrics {
     pub(super) events: Events,
     pub(super) deliveries: Deliveries,
     pub(super) circuits: Circuits,
+    pub(super) delivery_log: DeliveryLog,
     broker: Broker,
     service: Service,
 }
@@ -47,6 +50,7 @@ impl Default for Metrics {
             events: Events::new(&maker),
             deliveries: Deliveries::new(&maker),
             circuits: Circuits::new(&maker),
+            delivery_log: DeliveryLog::new(&maker),
             broker: Broker::new(&maker),
             service: Service::new(&maker),
             registry: maker.registry,
@@ -87,6 +91,11 @@ impl Metrics {
             | Fact::CircuitClosed { .. }
             | Fact::EndpointPaused { .. }
             | Fact::EndpointResumed { .. } => self.circuits.count(fact),
+            Fact::DeliveryLogReady { .. }
+            | Fact::DeliveryLogFailed { .. }
+            | Fact::DeliveryLogFull
+            | Fact::DeliveryLogWritten { .. }
+            | Fact::DeliveryLogTrimmed { .. } => self.delivery_log.count(fact),
             Fact::BrokerConnected { .. }
             | Fact::BrokerLost { .. }
             | Fact::BrokerBlocked { .. }

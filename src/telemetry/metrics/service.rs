@@ -6,7 +6,7 @@ use prometheus::{IntCounter, IntCounterVec, IntGauge};
 
 use super::Maker;
 use crate::clock;
-use crate::telemetry::facts::{ApiRefusal, Fact};
+use crate::telemetry::{ApiRefusal, Fact};
 
 /// What is told about the process as a whole.
 pub(super) struct Service {

@@ -46,11 +46,13 @@ pub struct Setting {
     pub integrators: usize,
     /// The first one's endpoint refuses connections.
     pub first_is_down: bool,
+    /// What becomes of each event is recorded, in SQLite.
+    pub delivery_log: bool,
 }
 
 impl Setting {
     /// One endpoint, 64 in flight.
-    pub const SINGLE: Self = Self { prefetch: 1000, max_in_flight: Some(64), batch: None, integrators: 1, first_is_down: false };
+    pub const SINGLE: Self = Self { prefetch: 1000, max_in_flight: Some(64), batch: None, integrators: 1, first_is_down: false, delivery_log: false };
 
     /// So many endpoints, everything else as it is by default.
     #[must_use]
@@ -131,18 +133,28 @@ impl Programs {
         Ok(())
     }
 
+    /// Whether callbackd has said that entries of the delivery log were left out.
+    #[must_use]
+    pub fn has_left_out_entries(&self) -> bool {
+        fs::read_to_string(self.folder.join("callbackd.log")).is_ok_and(|log| log.contains("delivery log full"))
+    }
+
     fn configuration(&self) -> PathBuf {
         self.folder.join("callbackd.toml")
     }
 
     fn configure(&self, setting: Setting, amqp: &str, receiver: &Receiver, admin: u16) -> anyhow::Result<()> {
-        let Setting { prefetch, .. } = setting;
+        let Setting { prefetch, delivery_log, .. } = setting;
+        for file in ["delivery-log.db", "delivery-log.db-wal", "delivery-log.db-shm"] {
+            let _ = fs::remove_file(self.folder.join(file));
+        }
         let text = format!(
             r#"broker = {{ url = "{amqp}" }}
 egress = {{ allow_http = true, allow_private_networks = true }}
 admin = {{ listen = "127.0.0.1:{admin}" }}
 integrators = {{ file = "integrators.toml" }}
 log = {{ format = "json", level = "info" }}
+delivery_log = {{ enabled = {delivery_log}, database = "sqlite:delivery-log.db" }}
 
 [[source]]
 name = "bench"

@@ -20,6 +20,10 @@ use crate::ledger::{Entry, Ledger};
 /// Limit on everything that the broker is asked.
 const LIMIT: Duration = Duration::from_secs(30);
 const POLL: Duration = Duration::from_millis(25);
+/// Asks each quorum queue for what it is dead-lettering at least once (RabbitMQ 3.10 to 4.0, `rabbit_fifo_dlx:overview`).
+const ON_THE_WAY: &str = "lists:sum([begin {ok, {_, O}, _} = ra:local_query(amqqueue:get_pid(Q), fun rabbit_fifo:overview/1), \
+    maps:get(num_discarded, O, 0) + maps:get(num_discard_checked_out, O, 0) end \
+    || Q <- rabbit_amqqueue:list(), amqqueue:get_type(Q) =:= rabbit_quorum_queue]).";
 
 /// A node.
 #[derive(Debug, Clone)]
@@ -111,6 +115,16 @@ impl Node {
     /// It fails.
     pub async fn ctl(&self, arguments: &[&str]) -> anyhow::Result<String> {
         self.run("ctl", arguments).await
+    }
+
+    /// Messages that are out of their queue and not in the next one yet: a dead-lettering queue counts them no more, and would take them with it
+    /// when it is deleted.
+    ///
+    /// # Errors
+    /// The broker does not say.
+    pub async fn on_the_way(&self) -> anyhow::Result<u64> {
+        let said = self.ctl(&["-q", "eval", ON_THE_WAY]).await?;
+        said.trim().parse().with_context(|| format!("messages on their way: {said:?}"))
     }
 
     async fn run(&self, command: &str, arguments: &[&str]) -> anyhow::Result<String> {

@@ -205,13 +205,13 @@ impl Stage {
             self.node.queues("%2f").await?.into_iter().filter(|name| name.starts_with(WORK) && name.contains(".wait.")).collect();
         ensure!(!queues.is_empty(), "there are no wait queues");
         let desk = Desk::open(&self.node.url()).await?;
-        // What waits comes due within four seconds; twice empty, as what is on its way out may not be counted.
-        self.until("the wait queues are empty", async |_| {
+        // What waits comes due within four seconds; what is on its way out is counted apart, and may be held up for ten.
+        self.until("the wait queues are empty", async |stage| {
             let mut waiting = 0;
             for queue in &queues {
                 waiting += desk.ready(queue).await?;
             }
-            Ok(waiting == 0)
+            Ok(waiting == 0 && stage.node.on_the_way().await? == 0)
         })
         .await?;
         for queue in &queues {

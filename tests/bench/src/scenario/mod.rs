@@ -22,6 +22,8 @@ pub enum Scenario {
     Single,
     /// Ten events in a request against single events.
     Batch,
+    /// Single events with the delivery log (SQLite) against single events without.
+    Recorded,
     /// One endpoint at 20 ms, 256 in flight.
     Slow,
     /// 200 endpoints at 1,000 events/s, two of them hang.
@@ -41,9 +43,10 @@ pub enum Scenario {
 }
 
 /// All, in the order in which they run: the one that leaves most behind comes last.
-pub const ALL: [Scenario; 10] = [
+pub const ALL: [Scenario; 11] = [
     Scenario::Single,
     Scenario::Batch,
+    Scenario::Recorded,
     Scenario::Slow,
     Scenario::Hanging,
     Scenario::Drained,
@@ -81,6 +84,7 @@ impl Scenario {
             match self {
                 Self::Single => throughput::single(stage, extent, report).await,
                 Self::Batch => throughput::batch(stage, extent, report).await,
+                Self::Recorded => throughput::recorded(stage, extent, report).await,
                 Self::Slow => throughput::slow(stage, extent, report).await,
                 Self::Hanging => hanging::paced(stage, extent, report).await,
                 Self::Drained => hanging::drained(stage, extent, report).await,

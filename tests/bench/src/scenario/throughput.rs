@@ -1,5 +1,7 @@
 //! One endpoint, a filled queue, as fast as it goes.
 
+use anyhow::ensure;
+
 use super::Extent;
 use crate::arrivals::Manner;
 use crate::broker::Integrators;
@@ -54,6 +56,22 @@ pub(super) async fn batch(stage: &mut Stage, extent: Extent, report: &mut Report
     report.figure("batches of 10: rate / single events", Mark::AtLeast(1.6), &ratios(&tens, &single, |run| run.rate));
     report.figure("batches of 10: worker CPU / single events", Mark::AtMost(0.5), &ratios(&tens, &single, |run| run.worker_cpu));
     report.absolute("callbackd, batches of 10", &tens);
+    Ok(())
+}
+
+/// Each event recorded in the delivery log.
+pub(super) async fn recorded(stage: &mut Stage, extent: Extent, report: &mut Report) -> anyhow::Result<()> {
+    let (mut without, mut with) = (Vec::new(), Vec::new());
+    for round in 0..extent.rounds {
+        without.push(stage.drain(&drain(Contestant::Ours(Setting::SINGLE), extent)).await?);
+        let setting = Setting { delivery_log: true, ..Setting::SINGLE };
+        let run = stage.drain(&drain(Contestant::Ours(setting), extent)).await?;
+        eprintln!("bench: round {round}: recorded: {run:.2?}");
+        ensure!(!stage.programs.has_left_out_entries(), "entries of the delivery log were left out, so the figures say nothing");
+        with.push(run);
+    }
+    report.figure("each event recorded: rate / without", Mark::AtLeast(0.9), &ratios(&with, &without, |run| run.rate));
+    report.absolute("callbackd, each event recorded", &with);
     Ok(())
 }
 

@@ -1,0 +1,171 @@
+//! `callbackd explain`: what became of an event, and what happens next.
+
+use std::io;
+
+use super::CliError;
+use super::terminal::{Out, line, plain};
+use crate::config::Config;
+use crate::store::story::{Delivery, Line, State, Story};
+use crate::store::{Reader, StoreError};
+
+/// Tells what became of an event: every attempt in the order of time, and what happens next. Answers from the delivery log.
+#[derive(Debug, clap::Args)]
+pub struct Explain {
+    /// The event's id, or one of its keys (of a record, a customer, a contract, a person ...).
+    #[arg(value_name = "EVENT_OR_KEY")]
+    wanted: String,
+    /// Only events of this integrator.
+    #[arg(long, value_name = "KEY")]
+    integrator: Option<String>,
+    /// At most so many events, the newest first.
+    #[arg(long, value_name = "N", default_value_t = 20, value_parser = clap::value_parser!(u16).range(1..=1000))]
+    limit: u16,
+    /// One JSON object for each event.
+    #[arg(long)]
+    json: bool,
+    /// The event itself too, where it is stored: it is personal data.
+    #[arg(long, conflicts_with = "json")]
+    payload: bool,
+}
+
+impl Explain {
+    /// Tells the story to standard output.
+    ///
+    /// # Errors
+    /// [`CliError::Failed`] when the log cannot be read, or knows of no such event.
+    pub async fn run(self, config: &Config) -> Result<(), CliError> {
+        self.run_to(config, &mut io::stdout()).await
+    }
+
+    /// The same, written elsewhere than to standard output.
+    ///
+    /// # Errors
+    /// As [`Self::run`].
+    pub async fn run_to(self, config: &Config, out: Out<'_>) -> Result<(), CliError> {
+        let mut reader = Reader::open(&config.delivery_log).await?;
+        let (stories, has_more) = reader.stories(&self.wanted, self.integrator.as_deref(), self.limit.into()).await?;
+        if stories.is_empty() {
+            return Err(CliError::Failed(nothing(&self.wanted, config)));
+        }
+        for (index, story) in stories.iter().enumerate() {
+            if self.json {
+                let text = serde_json::to_string(story).map_err(|error| CliError::Failed(error.to_string()))?;
+                line(out, &text)?;
+                continue;
+            }
+            if index > 0 {
+                line(out, "")?;
+            }
+            tell(out, story)?;
+            if self.payload {
+                payload(out, reader.payload(story).await?)?;
+            }
+        }
+        if has_more {
+            eprintln!("there are more events; ask for one by its id, or raise --limit");
+        }
+        Ok(())
+    }
+}
+
+impl From<StoreError> for CliError {
+    fn from(error: StoreError) -> Self {
+        Self::Failed(format!("delivery log: {error}"))
+    }
+}
+
+fn nothing(wanted: &str, config: &Config) -> String {
+    let retention = config.delivery_log.retention.as_secs() / 3600;
+    format!(
+        "the delivery log knows nothing of {:?}: it is none of its ids and keys, came more than {retention} h ago, has not come to a worker yet, or was \
+         left out while the log was down (callbackd_delivery_log_entries_total); `callbackd dead list` shows what is not delivered",
+        plain(wanted)
+    )
+}
+
+fn tell(out: Out<'_>, story: &Story) -> Result<(), CliError> {
+    let Story { event_id, integrator, topic, keys, .. } = story;
+    line(out, &format!("{} of {}, topic {}", plain(event_id), plain(integrator), plain(topic)))?;
+    if !keys.is_empty() {
+        line(out, &format!("  {}", plain(&keys.join("  "))))?;
+    }
+    for entry in &story.lines {
+        line(out, &format!("{}  {:<12} {}", entry.at, plain(entry.endpoint.as_deref().unwrap_or("-")), plain(&happened(entry))))?;
+    }
+    for delivery in &story.deliveries {
+        let endpoint = delivery.endpoint.as_deref().map_or_else(|| "all endpoints".to_owned(), plain);
+        line(out, &format!("=> {endpoint}: {}", plain(&stands(delivery, event_id))))?;
+    }
+    Ok(())
+}
+
+fn happened(line: &Line) -> String {
+    let attempt = line.attempt.unwrap_or_default();
+    let reason = line.reason.as_deref().unwrap_or("?");
+    let due = line.due_at.as_deref().map(|due_at| format!(", next at {due_at}")).unwrap_or_default();
+    match line.what.as_str() {
+        "attempt" => {
+            let answer = match (&line.error, line.status) {
+                (Some(error), _) => error.clone(),
+                (None, Some(status)) => format!("answered {status}"),
+                (None, None) => "no answer".to_owned(),
+            };
+            let company =
+                line.events.filter(|events| *events > 1).map(|events| format!(", with {} others", events - 1)).unwrap_or_default();
+            let replayed = line.replayed_at.as_deref().map(|at| format!(" (replayed at {at})")).unwrap_or_default();
+            let verdict = match line.verdict.as_deref() {
+                Some("delivered") => "delivered".to_owned(),
+                Some("dead") => format!("given up: {reason}"),
+                _ => "is tried again".to_owned(),
+            };
+            let took = line.took_ms.unwrap_or_default();
+            format!("attempt {attempt}{replayed}: {answer} in {took} ms{company}; {verdict}{due}")
+        }
+        "waits" => format!("waits ({reason}), {attempt} attempts so far{due}"),
+        "skipped" => format!("is not told ({reason})"),
+        "dead" => format!("among the dead letters ({reason}) after {attempt} attempts"),
+        "rejected" => format!("among the rejected ({reason})"),
+        other => other.to_owned(),
+    }
+}
+
+fn stands(delivery: &Delivery, event: &str) -> String {
+    let event = &argument(event);
+    let before = delivery.delivered_before.as_deref().map(|at| format!("; was delivered at {at} before")).unwrap_or_default();
+    let now = match &delivery.state {
+        State::Delivered { at, attempt, status } => format!("delivered at {at} by attempt {attempt} (answered {status})"),
+        State::Waiting { cause, due_at: Some(due_at), overdue_s: 0 } => format!("waits ({cause}); goes on at {due_at}"),
+        // A worker looks at what is due within a second; what makes room for others comes and goes.
+        State::Waiting { cause, due_at: Some(due_at), .. } if matches!(cause.as_str(), "parked" | "circuit" | "paused") => {
+            format!("waits ({cause}) since before {due_at}; comes back now and then until its endpoint takes it")
+        }
+        State::Waiting { cause, due_at: Some(due_at), overdue_s } => {
+            format!(
+                "was to go on at {due_at} ({cause}), {overdue_s} s ago: it is on its way, no worker runs, or its story was left out; see /readyz"
+            )
+        }
+        State::Waiting { cause, due_at: None, .. } => format!("waits ({cause})"),
+        State::Dead { at, reason } => {
+            format!("given up at {at} ({reason}): `callbackd dead show --event {event}`, then `callbackd dead replay --event {event}`")
+        }
+        State::Rejected { at, reason } => {
+            format!("rejected at {at} ({reason}): `callbackd dead show --queue rejected --event {event}`")
+        }
+        State::Skipped { reason } => format!("is not told, on purpose ({reason})"),
+    };
+    now + &before
+}
+
+/// A text as a shell takes it for one argument.
+fn argument(text: &str) -> String {
+    if text.bytes().all(|byte| byte.is_ascii_alphanumeric() || b"-_.:".contains(&byte)) {
+        return text.to_owned();
+    }
+    format!("'{}'", text.replace('\'', r"'\''"))
+}
+
+fn payload(out: Out<'_>, body: Option<Vec<u8>>) -> Result<(), CliError> {
+    let body = body.unwrap_or_else(|| b"(the event is not stored)".to_vec());
+    let written = [body.as_slice(), b"\n"].into_iter().try_for_each(|part| out.write_all(part));
+    written.map_err(|error| CliError::Failed(format!("cannot write the result: {error}")))
+}

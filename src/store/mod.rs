@@ -1,0 +1,103 @@
+//! The delivery log: what became of each event, in SQLite or PostgreSQL, for whoever is asked about it later.
+//!
+//! One direction: a fact becomes an [`entry::Entry`], the [`journal::Journal`] holds it until the [`writer`] takes it, and the
+//! [`reader`] finds it again. Nothing that delivers ever waits for any of this: what the database does not take in time is left out
+//! and counted. Nothing depends on it either: the broker has all that delivery needs.
+
+pub mod entry;
+mod insert;
+pub mod journal;
+pub mod reader;
+mod schema;
+pub mod story;
+mod trim;
+pub mod writer;
+
+use std::time::Duration;
+
+use sqlx::any::AnyConnectOptions;
+use sqlx::{AnyConnection, ConnectOptions as _};
+use tokio::time::timeout;
+
+pub use journal::Journal;
+pub use reader::Reader;
+pub use writer::Writer;
+
+use crate::config::Database;
+
+/// The limit on every single operation on the database.
+const LIMIT: Duration = Duration::from_secs(10);
+
+/// Why the delivery log could not be opened, read or written. Shows no value that was to be stored, and no password.
+#[derive(Debug, thiserror::Error)]
+pub enum StoreError {
+    /// The database says no, or there is none.
+    #[error("{0}")]
+    Database(String),
+    /// The values are such that the database does not take them; another try would end in the same way.
+    #[error("an entry was refused: {0}")]
+    Refused(String),
+    /// There was no answer.
+    #[error("no answer within {} s", LIMIT.as_secs())]
+    Timeout,
+    /// There is no such file.
+    #[error("{0} does not exist: has a worker with this configuration run here, with `delivery_log` enabled?")]
+    NoFile(String),
+}
+
+impl From<sqlx::Error> for StoreError {
+    /// Keeps what the database says about itself. PostgreSQL puts values into details, which are left out, but also into the messages
+    /// of some data errors: of those the code is enough.
+    fn from(error: sqlx::Error) -> Self {
+        match error {
+            sqlx::Error::Database(error) => {
+                let code = error.code().unwrap_or_default();
+                if is_about_values(&code) {
+                    return Self::Refused(format!("code {code}"));
+                }
+                Self::Database(format!("{} (code {code})", error.message()))
+            }
+            sqlx::Error::Configuration(_) => Self::Database("the URL or its parameters are not understood".to_owned()),
+            error => Self::Database(error.to_string()),
+        }
+    }
+}
+
+/// Whether a code stands for values that the database does not take: `SQLSTATE` classes 22 and 23 (PostgreSQL 15, appendix A), SQLite's
+/// `TOOBIG` (18), `CONSTRAINT` (19) and `MISMATCH` (20), the low byte of what it calls extended codes.
+fn is_about_values(code: &str) -> bool {
+    let is_sqlstate = code.len() == 5 && (code.starts_with("22") || code.starts_with("23"));
+    is_sqlstate || (code.len() < 5 && code.parse().is_ok_and(|code: u32| matches!(code & 0xff, 18..=20)))
+}
+
+/// An operation on the database, within the time limit.
+async fn within<T>(operation: impl Future<Output = Result<T, sqlx::Error>>) -> Result<T, StoreError> {
+    timeout(LIMIT, operation).await.map_err(|_| StoreError::Timeout)?.map_err(StoreError::from)
+}
+
+/// Connects to a database; one that `may_be_made` is made where it is missing (a file alone).
+async fn connect(database: &Database, may_be_made: bool) -> Result<AnyConnection, StoreError> {
+    sqlx::any::install_default_drivers();
+    let url = schema::url(database, may_be_made)?;
+    let options: AnyConnectOptions = url.parse()?;
+    let mut connection = within(options.disable_statement_logging().connect()).await?;
+    for statement in schema::set_up(database) {
+        within(sqlx::raw_sql(*statement).execute(&mut connection)).await?;
+    }
+    Ok(connection)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn values_that_are_refused_are_told_from_a_database_that_fails() {
+        for code in ["22021", "23505", "19", "18", "20", "1555", "2067"] {
+            assert!(is_about_values(code), "{code}");
+        }
+        for code in ["", "08006", "53100", "5", "13", "10", "8", "522", "42P01", "57014"] {
+            assert!(!is_about_values(code), "{code}");
+        }
+    }
+}

@@ -1,0 +1,107 @@
+//! The tables, the same for both databases but for a word each.
+//!
+//! Nothing is updated and nothing is looked up while entries are written: they are appended. What they are found by stands in a table of its
+//! own, by day, so that rows of one day lie together: new ones go to one place, and old ones leave from one place.
+
+use std::fs::OpenOptions;
+use std::os::unix::fs::OpenOptionsExt as _;
+
+use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
+use secrecy::ExposeSecret as _;
+use sqlx::migrate::{Migration, MigrationType, Migrator};
+use sqlx::{AnyConnection, AssertSqlSafe, SqlSafeStr as _};
+use tokio::time::timeout;
+
+use super::{LIMIT, StoreError};
+use crate::config::Database;
+
+/// The tables as they were first made. A later version adds another text; this one never changes, as sqlx compares its checksum.
+const FIRST: &str = "
+CREATE TABLE worker (
+    number {number} PRIMARY KEY,
+    name TEXT NOT NULL,
+    version TEXT NOT NULL,
+    started_at BIGINT NOT NULL
+);
+CREATE TABLE entry (
+    id {number} PRIMARY KEY,
+    at BIGINT NOT NULL,
+    what TEXT NOT NULL,
+    event_id TEXT,
+    integrator TEXT,
+    endpoint TEXT,
+    topic TEXT,
+    source TEXT,
+    webhook_id TEXT,
+    attempt BIGINT,
+    events BIGINT,
+    verdict TEXT,
+    reason TEXT,
+    status BIGINT,
+    error TEXT,
+    took_ms BIGINT,
+    request_bytes BIGINT,
+    due_at BIGINT,
+    replayed_at BIGINT,
+    keys TEXT,
+    worker BIGINT NOT NULL
+);
+CREATE TABLE finder (
+    day BIGINT NOT NULL,
+    term TEXT NOT NULL,
+    entry BIGINT NOT NULL,
+    PRIMARY KEY (day, term, entry)
+){clustered};
+CREATE TABLE payload (
+    day BIGINT NOT NULL,
+    event_id TEXT NOT NULL,
+    integrator TEXT NOT NULL,
+    topic TEXT NOT NULL,
+    body BYTEA NOT NULL,
+    PRIMARY KEY (day, event_id, integrator, topic)
+);
+";
+
+/// What stays as it is in the path of a URL.
+const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_');
+
+/// The URL of a database for the client library. A file that may be made is made here, for nobody but its owner to read.
+pub(super) fn url(database: &Database, may_be_made: bool) -> Result<String, StoreError> {
+    match database {
+        Database::Postgres(url) => Ok(url.expose_secret().to_owned()),
+        Database::Sqlite(path) => {
+            if may_be_made {
+                let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
+                made.map_err(|error| StoreError::Database(format!("cannot open {}: {error}", path.display())))?;
+            } else if !path.exists() {
+                return Err(StoreError::NoFile(path.display().to_string()));
+            }
+            let text = path.to_str().ok_or_else(|| StoreError::Database(format!("{} is not UTF-8", path.display())))?;
+            Ok(format!("sqlite:{}?mode=rw", utf8_percent_encode(text, PATH)))
+        }
+    }
+}
+
+/// What is said on each new connection. With write-ahead logging readers and the writer do not wait for each other; a crash of the machine may
+/// cost the last entries, never the file (SQLite's documentation of `synchronous`).
+pub(super) const fn set_up(database: &Database) -> &'static [&'static str] {
+    match database {
+        Database::Sqlite(_) => {
+            &["PRAGMA busy_timeout = 8000", "PRAGMA journal_mode = WAL", "PRAGMA synchronous = NORMAL", "PRAGMA cache_size = -8192"]
+        }
+        Database::Postgres(_) => &["SET statement_timeout = '9s'", "SET synchronous_commit = off", "SET application_name = 'callbackd'"],
+    }
+}
+
+/// Makes the tables, or brings those of an older version up to date. Several workers may do so at one time.
+pub(super) async fn migrate(database: &Database, connection: &mut AnyConnection) -> Result<(), StoreError> {
+    let (number, clustered) = match database {
+        Database::Sqlite(_) => ("INTEGER", " WITHOUT ROWID"),
+        Database::Postgres(_) => ("BIGINT", ""),
+    };
+    let sql = FIRST.replace("{number}", number).replace("{clustered}", clustered);
+    let first = Migration::new(1, "the delivery log".into(), MigrationType::Simple, AssertSqlSafe(sql).into_sql_str(), false);
+    let migrator = Migrator::with_migrations(vec![first]);
+    let migrated = timeout(LIMIT, migrator.run_direct(None, connection, false)).await.map_err(|_| StoreError::Timeout)?;
+    migrated.map_err(|error| StoreError::Database(format!("its tables cannot be made or are those of another version: {error}")))
+}

@@ -1,0 +1,278 @@
+//! Takes what waits in the journal to the database, on a thread of its own.
+
+use std::sync::Arc;
+use std::thread;
+use std::time::Duration;
+
+use sqlx::{AnyConnection, Connection as _};
+use tokio::runtime;
+use tokio::sync::oneshot;
+use tokio::time::{sleep, timeout};
+use tokio_util::sync::CancellationToken;
+
+use super::entry::Kept;
+use super::insert::{Insert, Row};
+use super::trim::{Retention, trim};
+use super::{Journal, StoreError, connect, schema, within};
+use crate::clock;
+use crate::config::{Database, DeliveryLog};
+use crate::telemetry::{Fact, Telemetry};
+
+/// How long entries gather before they are written: a transaction costs more than many rows.
+const GATHER: Duration = Duration::from_millis(100);
+
+/// Most entries of one transaction, so that each is short for who else writes to the same file.
+const BATCH: usize = 2048;
+
+/// The pause after a failure: the first, and the longest.
+const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
+
+/// How often it is looked for entries that are too old while nothing is written.
+const IDLE: Duration = Duration::from_secs(60);
+
+/// How long a stop waits for what is not written yet.
+pub const STOP_LIMIT: Duration = Duration::from_secs(3);
+
+/// The least place in the log of an entry at this time: 42 bits of milliseconds since the Unix epoch (good until 2109), 11 of the worker, 10 that count.
+pub(super) const fn first_id(millis: i64) -> i64 {
+    let most = (1 << 42) - 1;
+    let millis = if millis < 0 {
+        0
+    } else if millis > most {
+        most
+    } else {
+        millis
+    };
+    millis << 21
+}
+
+/// When an entry with this place was written.
+#[must_use]
+pub const fn time_of(id: i64) -> i64 {
+    id >> 21
+}
+
+/// The writer's end of a delivery log.
+#[derive(Debug)]
+pub struct Writer {
+    stop: CancellationToken,
+    ended: oneshot::Receiver<()>,
+}
+
+impl Writer {
+    /// Starts a writer, and the journal that it empties; `None` when the log is off. Whether there is a database, it finds out by itself.
+    ///
+    /// # Errors
+    /// The system has no thread for it.
+    pub fn start(config: &DeliveryLog, worker: String, telemetry: &Telemetry) -> std::io::Result<Option<(Arc<Journal>, Self)>> {
+        let Some(database) = config.database.clone() else { return Ok(None) };
+        let kept = Kept { keys: config.search_keys.clone(), payloads: config.payload_retention.is_some() };
+        let journal = Arc::new(Journal::new(kept, config.memory, telemetry.clone()));
+        let stop = CancellationToken::new();
+        let writing = Writing {
+            journal: Arc::clone(&journal),
+            config: config.clone(),
+            database,
+            worker,
+            telemetry: telemetry.clone(),
+            stop: stop.clone(),
+            rows: Vec::new(),
+            dropped: 0,
+            clock: Ids::default(),
+        };
+        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+        let (end, ended) = oneshot::channel();
+        thread::Builder::new().name("delivery-log".to_owned()).spawn(move || {
+            runtime.block_on(writing.run());
+            let _ = end.send(());
+        })?;
+        Ok(Some((journal, Self { stop, ended })))
+    }
+
+    /// Writes what waits and ends; what the database does not take within [`STOP_LIMIT`] is lost.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        let _ = timeout(STOP_LIMIT, self.ended).await;
+    }
+}
+
+struct Writing {
+    journal: Arc<Journal>,
+    config: DeliveryLog,
+    database: Database,
+    worker: String,
+    telemetry: Telemetry,
+    stop: CancellationToken,
+    /// Taken from the journal and not written yet.
+    rows: Vec<Row>,
+    /// Entries that were left out and not told yet.
+    dropped: u64,
+    clock: Ids,
+}
+
+/// A connection, and what is written through it.
+struct Link {
+    connection: AnyConnection,
+    insert: Insert,
+}
+
+impl Writing {
+    /// Ends when it is told to stop and everything is written, or cannot be.
+    async fn run(mut self) {
+        let mut pause = PAUSE.0;
+        loop {
+            let error = match self.open().await {
+                Ok(mut link) => {
+                    self.telemetry.record(&Fact::DeliveryLogReady { database: &self.database.to_string() });
+                    pause = PAUSE.0;
+                    match self.keep_up(&mut link).await {
+                        Ok(()) => {
+                            let _ = within(link.connection.close()).await;
+                            return;
+                        }
+                        Err(error) => error,
+                    }
+                }
+                Err(error) => error,
+            };
+            self.telemetry.record(&Fact::DeliveryLogFailed { error: &error.to_string(), retry_in: pause });
+            if self.stop.run_until_cancelled(sleep(pause)).await.is_none() {
+                // One more try for what waits, should the failure have been of this moment.
+                if let Ok(mut link) = self.open().await {
+                    let _ = self.keep_up(&mut link).await;
+                }
+                return;
+            }
+            pause = (pause * 2).min(PAUSE.1);
+        }
+    }
+
+    async fn open(&mut self) -> Result<Link, StoreError> {
+        let mut connection = connect(&self.database, true).await?;
+        schema::migrate(&self.database, &mut connection).await?;
+        let number = register(&mut connection, &self.worker).await?;
+        self.clock.worker = number;
+        Ok(Link { connection, insert: Insert::new(number, self.config.hash_secret.clone()) })
+    }
+
+    /// Writes whatever comes until it is told to stop.
+    async fn keep_up(&mut self, link: &mut Link) -> Result<(), StoreError> {
+        loop {
+            self.write(link).await?;
+            let has_more = self.remove_old(link).await?;
+            if self.stop.is_cancelled() {
+                self.write(link).await?;
+                return Ok(());
+            }
+            let rest = if has_more { Duration::ZERO } else { IDLE };
+            let stop = self.stop.clone();
+            tokio::select! {
+                () = stop.cancelled() => {}
+                () = self.journal.arrived() => {
+                    let _ = stop.run_until_cancelled(sleep(GATHER)).await;
+                }
+                () = sleep(rest) => {}
+            }
+        }
+    }
+
+    /// Writes what waits by now.
+    async fn write(&mut self, link: &mut Link) -> Result<(), StoreError> {
+        let taken = self.journal.take();
+        self.dropped += taken.dropped;
+        let ids = &mut self.clock;
+        self.rows.extend(taken.entries.into_iter().map(|entry| Row { id: ids.next(entry.at.millis()), entry }));
+        while !self.rows.is_empty() {
+            let count = self.rows.len().min(BATCH);
+            let refused = insert(link, &self.rows[..count]).await?;
+            let bytes = self.rows.drain(..count).map(|row| row.entry.weight()).sum();
+            self.journal.released(bytes);
+            for _ in 0..refused {
+                self.telemetry.delivery_log_dropped();
+            }
+            let (entries, dropped) = (count as u64 - refused, std::mem::take(&mut self.dropped) + refused);
+            self.telemetry.record(&Fact::DeliveryLogWritten { entries, dropped });
+        }
+        Ok(())
+    }
+
+    /// Makes way for new entries; whether there is more to remove.
+    async fn remove_old(&self, link: &mut Link) -> Result<bool, StoreError> {
+        let retention = Retention { entries: self.config.retention, payloads: self.config.payload_retention };
+        let (entries, has_more) = trim(&mut link.connection, retention, clock::now()).await?;
+        if entries > 0 {
+            self.telemetry.record(&Fact::DeliveryLogTrimmed { entries });
+        }
+        Ok(has_more)
+    }
+}
+
+/// Writes rows; of those that the database refuses for what they hold it finds the guilty ones, and says how many it left out.
+async fn insert(link: &mut Link, rows: &[Row]) -> Result<u64, StoreError> {
+    match link.insert.all(&mut link.connection, rows).await {
+        Ok(()) => Ok(0),
+        Err(StoreError::Refused(_)) if rows.len() == 1 => Ok(1),
+        Err(StoreError::Refused(_)) => {
+            let (first, second) = rows.split_at(rows.len() / 2);
+            Ok(Box::pin(insert(link, first)).await? + Box::pin(insert(link, second)).await?)
+        }
+        Err(error) => Err(error),
+    }
+}
+
+/// Tells the log of this worker, and gets a number for it that no other one has.
+async fn register(connection: &mut AnyConnection, name: &str) -> Result<i64, StoreError> {
+    loop {
+        let last = sqlx::query_scalar("SELECT COALESCE(MAX(number), 0) FROM worker");
+        let last: i64 = within(last.fetch_one(&mut *connection)).await?;
+        let mine = sqlx::query("INSERT INTO worker (number, name, version, started_at) VALUES ($1, $2, $3, $4) ON CONFLICT DO NOTHING")
+            .bind(last + 1)
+            .bind(name)
+            .bind(env!("CARGO_PKG_VERSION"))
+            .bind(clock::now().millis());
+        if within(mine.execute(&mut *connection)).await?.rows_affected() == 1 {
+            return Ok(last + 1);
+        }
+    }
+}
+
+/// Gives each entry its place: in the order in which they are written, unique among the workers of a log (of 2,048 in a row).
+#[derive(Default)]
+struct Ids {
+    worker: i64,
+    millis: i64,
+    count: i64,
+}
+
+impl Ids {
+    fn next(&mut self, millis: i64) -> i64 {
+        if millis > self.millis {
+            (self.millis, self.count) = (millis, 0);
+        } else if self.count == (1 << 10) - 1 {
+            (self.millis, self.count) = (self.millis + 1, 0);
+        } else {
+            self.count += 1;
+        }
+        first_id(self.millis) | (self.worker & 0x7ff) << 10 | self.count
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn places_rise_whatever_the_clock_does_and_differ_among_workers() {
+        let (mut one, mut other) = (Ids { worker: 1, ..Ids::default() }, Ids { worker: 2, ..Ids::default() });
+        let times = [5, 5, 4, 1_764_000_000_000, 9].into_iter().chain(std::iter::repeat_n(1_764_000_000_000, 3000));
+        let (mut last, mut seen) = (-1, std::collections::HashSet::new());
+        for millis in times {
+            let id = one.next(millis);
+            assert!(id > last);
+            last = id;
+            assert!(seen.insert(id) && seen.insert(other.next(millis)));
+        }
+        assert_eq!(time_of(one.next(1_764_000_000_000)), 1_764_000_000_002, "3,000 of one millisecond take three");
+        assert!(first_id(i64::MAX) > 0 && first_id(i64::MIN) == 0);
+    }
+}
