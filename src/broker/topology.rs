@@ -2,6 +2,7 @@
 
 mod declare;
 mod error;
+mod permissions;
 
 use std::fmt;
 use std::time::Duration;
@@ -13,6 +14,7 @@ use crate::config::{Config, Source};
 use crate::domain::ladder::Rung;
 
 pub use error::{Object, Refusal, TopologyError};
+pub use permissions::Users;
 
 /// How often a message may come back to a work or due queue before the broker moves it to the rejected. Positive and
 /// explicit: absent means 20 with silent loss on RabbitMQ 4, and -1 means "at once" on 3.10.

@@ -1,16 +1,19 @@
 //! `callbackd run`: the worker.
 
+use std::net::SocketAddr;
 use std::sync::Arc;
 
 use tokio_util::sync::CancellationToken;
 
 use super::CliError;
 use crate::admin::{self, Api, Readiness};
-use crate::config::{Config, reload};
+use crate::config::reload::ReloadTrigger;
+use crate::config::{Config, Environment, reload};
 use crate::domain::integrator::Directory;
 use crate::egress::Egress;
 use crate::lifecycle::{Request, Signals};
 use crate::store::Writer;
+use crate::supervisor::{State, Supervisor};
 use crate::telemetry::{Fact, Telemetry};
 use crate::worker::{Parts, Worker};
 
@@ -27,13 +30,14 @@ impl Run {
     pub async fn run(self, config: Config, directory: Directory) -> Result<(), CliError> {
         let config = Arc::new(config);
         let signals = Signals::listen().map_err(|e| CliError::Failed(format!("cannot listen to signals: {e}")))?;
+        let supervisor = Arc::new(Supervisor::of(&Environment::of_process()).map_err(|e| CliError::Failed(format!("NOTIFY_SOCKET: {e}")))?);
         let listener = admin::bind(config.admin.listen).await.map_err(|e| CliError::Failed(e.to_string()))?;
         let telemetry = Telemetry::new(&config);
         let (log, telemetry) = delivery_log(&config, telemetry)?;
         telemetry.configured(&directory);
         telemetry.record(&Fact::Started { integrators: directory.len(), endpoints: directory.all().count() });
-        let egress =
-            Egress::new(&config.egress.clone().listening(listener.local_addr().ok())).map_err(|e| CliError::Failed(e.to_string()))?;
+        let address = listener.local_addr().ok();
+        let egress = Egress::new(&config.egress.clone().listening(address)).map_err(|e| CliError::Failed(e.to_string()))?;
 
         let stop = CancellationToken::new();
         let (directory, trigger) = reload::watch_directory(&config, directory, telemetry.clone(), stop.clone());
@@ -45,15 +49,16 @@ impl Run {
         let admin = tokio::spawn(admin::serve(listener, config.admin.clone(), api, ended.clone()));
 
         let (mut signals, mut worker) = (signals, worker);
-        let broken = loop {
-            tokio::select! {
-                request = signals.next() => match request {
-                    Request::Reload => trigger.reload(),
-                    Request::Stop => break false,
-                },
-                () = worker.broken() => break true,
-            }
+        let telling = Arc::clone(&supervisor);
+        tokio::spawn(async move { telling.keep_alive().await });
+        // Not when the broker is there: it may come later, and who waits for this process to start is not to wait for that, nor to
+        // kill it meanwhile. `/readyz` says whether it is.
+        supervisor.tell(&State::Ready(address));
+        let broken = tokio::select! {
+            () = reload_on_request(&mut signals, &trigger, &supervisor, address) => false,
+            () = worker.broken() => true,
         };
+        supervisor.tell(&State::Stopping);
         stop.cancel();
         tokio::select! {
             () = worker.stop(config.worker.stop_timeout) => {}
@@ -68,6 +73,26 @@ impl Run {
             return Err(CliError::Failed("a part of the worker ended by itself, which is a fault of the program; see the log".to_owned()));
         }
         Ok(())
+    }
+}
+
+/// Reloads whenever that is asked for; returns when a stop is.
+async fn reload_on_request(signals: &mut Signals, trigger: &ReloadTrigger, supervisor: &Supervisor, address: Option<SocketAddr>) {
+    let mut is_reloading = false;
+    loop {
+        tokio::select! {
+            request = signals.next() => match request {
+                Request::Reload => {
+                    supervisor.tell(&State::Reloading);
+                    is_reloading = true;
+                    trigger.reload();
+                }
+                Request::Stop => return,
+            },
+            () = trigger.done() => if std::mem::take(&mut is_reloading) {
+                supervisor.tell(&State::Ready(address));
+            },
+        }
     }
 }
 

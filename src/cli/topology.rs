@@ -8,7 +8,7 @@ use lapin::types::{FieldTable, ShortString};
 
 use super::CliError;
 use super::terminal::{Out, line};
-use crate::broker::topology::{Exchange, Object, Queue};
+use crate::broker::topology::{Exchange, Object, Queue, Users};
 use crate::broker::{Topology, TopologyError, connect};
 use crate::config::Config;
 
@@ -30,6 +30,22 @@ enum Action {
         /// The virtual host that the objects are for; without it the file is imported into one that the importer names.
         #[arg(long)]
         vhost: Option<String>,
+    },
+    /// Prints the least permissions of each user for `broker.declare = false`, also for `rabbitmqctl import_definitions`. Needs no
+    /// broker; the users must be there before the import.
+    Permissions {
+        /// The virtual host that the permissions are for.
+        #[arg(long, default_value = "/")]
+        vhost: String,
+        /// The user of `callbackd run`.
+        #[arg(long, default_value = "callbackd", value_name = "USER")]
+        worker: String,
+        /// The user of `callbackd dead`.
+        #[arg(long, default_value = "callbackd-operator", value_name = "USER")]
+        operator: String,
+        /// The user who publishes events.
+        #[arg(long, default_value = "platform", value_name = "USER")]
+        publisher: String,
     },
 }
 
@@ -54,6 +70,10 @@ impl TopologyCommand {
             Action::Export { vhost } => {
                 let definitions = topology.definitions(vhost.as_deref());
                 line(out, &format!("{definitions:#}"))
+            }
+            Action::Permissions { vhost, worker, operator, publisher } => {
+                let users = Users { worker: &worker, operator: &operator, publisher: &publisher };
+                line(out, &format!("{:#}", topology.permissions(config, &vhost, &users)))
             }
         }
     }

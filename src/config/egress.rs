@@ -9,6 +9,7 @@ use super::kinds::{Fault, any_text, boolean, described};
 use super::problems::quoted;
 use super::proxy::{Proxy, proxy};
 use super::section::Section;
+use super::wanted::Wanted;
 
 /// Where requests may go, and through what. The default admits `https` to public hosts alone.
 #[derive(Debug, Clone, Default)]
@@ -135,7 +136,7 @@ fn ports(value: &Value) -> Result<Ports, Fault> {
         Value::Array(ports) if ports.is_empty() => Err(Fault::content(format!("names none; {HINT}"))),
         Value::Array(ports) if ports.len() > LIMIT => Err(Fault::content(format!("has more than {LIMIT} ports; {HINT}"))),
         Value::Array(ports) => ports.iter().map(port).collect::<Result<_, _>>().map(Ports::Only),
-        other => Err(Fault::Kind(format!("{} is no list of ports; {HINT}", described(other)))),
+        other => Err(Fault::kind(other, &format!("list of ports; {HINT}"), Wanted::Ports(LIMIT))),
     }
 }
 

@@ -76,6 +76,8 @@ fn read_endpoints(
         }
         read_endpoint(section, (key, id), delivery, egress).map(Arc::new)
     });
+    #[cfg(test)]
+    integrator.reading().mark(&integrator.path_of("endpoint"), super::schema::Mark::Required);
     if endpoints.is_none() {
         integrator.problem("endpoint", format!("is missing; {REMEDY}"));
     }

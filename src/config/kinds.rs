@@ -9,21 +9,22 @@ use toml::Value;
 
 use super::problems::quoted;
 use super::units::{parse_duration, parse_rate, parse_size, show_duration, show_size};
+use super::wanted::Wanted;
 use crate::domain::policy::Rate;
 
 /// Why a value is none of the kind that is wanted.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone, PartialEq)]
 pub(super) enum Fault {
-    /// It is not even of the right TOML type.
-    Kind(String),
+    /// It is not even of the right TOML type, and what would be.
+    Kind(String, Wanted),
     /// Its content is wrong.
     Content(String),
 }
 
 impl Fault {
     /// A value of the wrong TOML type. Shows numbers, never a text or what is in a table: it may be a secret in the wrong place.
-    pub(super) fn kind(value: &Value, wanted: &str) -> Self {
-        Self::Kind(format!("{} is no {wanted}", described(value)))
+    pub(super) fn kind(value: &Value, called: &str, wanted: Wanted) -> Self {
+        Self::Kind(format!("{} is no {called}", described(value)), wanted)
     }
 
     /// A value of the right TOML type with the wrong content.
@@ -34,7 +35,7 @@ impl Fault {
     /// What is wrong.
     pub(super) fn into_text(self) -> String {
         match self {
-            Self::Kind(text) | Self::Content(text) => text,
+            Self::Kind(text, _) | Self::Content(text) => text,
         }
     }
 }
@@ -54,13 +55,13 @@ pub(super) fn described(value: &Value) -> String {
 
 /// `true` or `false`.
 pub(super) fn boolean(value: &Value) -> Result<bool, Fault> {
-    value.as_bool().ok_or_else(|| Fault::kind(value, "true or false"))
+    value.as_bool().ok_or_else(|| Fault::kind(value, "true or false", Wanted::Boolean))
 }
 
 /// A whole number within a range.
 pub(super) fn integer<T: TryFrom<i64>>(range: RangeInclusive<i64>) -> impl Fn(&Value) -> Result<T, Fault> {
     move |value| {
-        let number = value.as_integer().ok_or_else(|| Fault::kind(value, "whole number"))?;
+        let number = value.as_integer().ok_or_else(|| Fault::kind(value, "whole number", Wanted::Integer(range.clone())))?;
         let (least, most) = (range.start(), range.end());
         let fault = || Fault::content(format!("{number} is out of range; write {least} to {most}"));
         if range.contains(&number) { T::try_from(number).map_err(|_| fault()) } else { Err(fault()) }
@@ -72,7 +73,7 @@ pub(super) fn integer<T: TryFrom<i64>>(range: RangeInclusive<i64>) -> impl Fn(&V
 pub(super) fn number(range: RangeInclusive<f64>) -> impl Fn(&Value) -> Result<f64, Fault> {
     move |value| {
         let number = value.as_float().or_else(|| value.as_integer().map(|whole| whole as f64));
-        match number.ok_or_else(|| Fault::kind(value, "number"))? {
+        match number.ok_or_else(|| Fault::kind(value, "number", Wanted::Number(range.clone())))? {
             number if range.contains(&number) => Ok(number),
             number => Err(Fault::content(format!("{number} is out of range; write {} to {}", range.start(), range.end()))),
         }
@@ -84,7 +85,7 @@ pub(super) fn duration(range: RangeInclusive<Duration>) -> impl Fn(&Value) -> Re
     move |value| {
         let hint = r#"write for example "15s" (units: ms, s, m, h, d)"#;
         let Some(text) = value.as_str() else {
-            return Err(Fault::Kind(format!("{} is no duration; {hint}", described(value))));
+            return Err(Fault::kind(value, &format!("duration; {hint}"), Wanted::Duration(range.clone())));
         };
         let duration = parse_duration(text).ok_or_else(|| Fault::content(format!("{} is no duration; {hint}", quoted(text))))?;
         if range.contains(&duration) {
@@ -100,7 +101,7 @@ pub(super) fn rate(range: RangeInclusive<u32>) -> impl Fn(&Value) -> Result<Rate
     move |value| {
         let hint = r#"write for example "50/s" (units: s, m, h)"#;
         let Some(text) = value.as_str() else {
-            return Err(Fault::Kind(format!("{} is no rate; {hint}", described(value))));
+            return Err(Fault::kind(value, &format!("rate; {hint}"), Wanted::Rate(range.clone())));
         };
         let (number, per) = parse_rate(text).ok_or_else(|| Fault::content(format!("{} is no rate; {hint}", quoted(text))))?;
         let requests = u32::try_from(number).ok().filter(|number| range.contains(number)).and_then(NonZeroU32::new);
@@ -116,7 +117,7 @@ pub(super) fn size(range: RangeInclusive<u64>) -> impl Fn(&Value) -> Result<usiz
         let (bytes, shown) = match value {
             Value::Integer(number) => (u64::try_from(*number).ok(), number.to_string()),
             Value::String(text) => (parse_size(text), quoted(text)),
-            _ => return Err(Fault::Kind(format!("{} is no size; {hint}", described(value)))),
+            _ => return Err(Fault::kind(value, &format!("size; {hint}"), Wanted::Size(range.clone()))),
         };
         let bytes = bytes.ok_or_else(|| Fault::content(format!("{shown} is no size; {hint}")))?;
         let (least, most) = (show_size(*range.start()), show_size(*range.end()));
@@ -128,7 +129,8 @@ pub(super) fn size(range: RangeInclusive<u64>) -> impl Fn(&Value) -> Result<usiz
 /// One of some words.
 pub(super) fn choice<T: Copy>(words: &'static [(&'static str, T)]) -> impl Fn(&Value) -> Result<T, Fault> {
     move |value| {
-        let text = any_text(value)?;
+        let wanted = || Wanted::Choice(words.iter().map(|(word, _)| *word).collect());
+        let text = text_or(value, wanted)?;
         words.iter().find(|(word, _)| *word == text).map(|(_, meaning)| *meaning).ok_or_else(|| {
             let all: Vec<String> = words.iter().map(|(word, _)| format!("{word:?}")).collect();
             Fault::content(format!("{} is not known; write {}", quoted(text), all.join(" or ")))
@@ -139,7 +141,7 @@ pub(super) fn choice<T: Copy>(words: &'static [(&'static str, T)]) -> impl Fn(&V
 /// A text of 1 to `limit` bytes without control characters.
 pub(super) fn text(limit: usize) -> impl Fn(&Value) -> Result<String, Fault> {
     move |value| {
-        let text = any_text(value)?;
+        let text = text_or(value, || Wanted::Text(limit))?;
         match text.len() {
             0 => Err(Fault::content("is empty")),
             length if length > limit => Err(Fault::content(format!("is {length} bytes long, at most {limit} are allowed"))),
@@ -153,6 +155,7 @@ pub(super) fn text(limit: usize) -> impl Fn(&Value) -> Result<String, Fault> {
 pub(super) fn word(limit: usize) -> impl Fn(&Value) -> Result<String, Fault> {
     let text = text(limit);
     move |value| {
+        text_or(value, || Wanted::Word(limit))?;
         let word = text(value)?;
         if word.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_' || byte == b'-') {
             return Ok(word);
@@ -163,7 +166,11 @@ pub(super) fn word(limit: usize) -> impl Fn(&Value) -> Result<String, Fault> {
 
 /// Whatever text it is.
 pub(super) fn any_text(value: &Value) -> Result<&str, Fault> {
-    value.as_str().ok_or_else(|| Fault::kind(value, "text; put it in quotes"))
+    text_or(value, || Wanted::AnyText)
+}
+
+fn text_or(value: &Value, wanted: impl FnOnce() -> Wanted) -> Result<&str, Fault> {
+    value.as_str().ok_or_else(|| Fault::kind(value, "text; put it in quotes", wanted()))
 }
 
 #[cfg(test)]

@@ -30,11 +30,14 @@ mod problems;
 mod proxy;
 mod reading;
 pub mod reload;
+#[cfg(test)]
+mod schema;
 mod secret;
 mod section;
 mod source;
 mod tls;
 mod units;
+mod wanted;
 mod worker;
 
 pub use broker::{Broker, BrokerUrl, Names};
@@ -234,16 +237,27 @@ mod tests {
         asked.into_iter().filter(|key| !shown.contains(key)).collect()
     }
 
-    #[test]
-    fn the_example_configuration_is_good_shows_every_key_and_the_defaults() {
+    fn environment_of_the_configuration() -> Environment {
         let token = ("CALLBACKD_OPS_TOKEN".to_owned(), "not-a-secret-not-a-secret-not-a-secret".to_owned());
         let hash = ("CALLBACKD_HASH_SECRET".to_owned(), "not-a-secret-not-a-secret".to_owned());
-        let (path, environment) = (example("callbackd.example.toml"), [token, hash].into_iter().collect::<Environment>());
+        [token, hash].into_iter().collect()
+    }
+
+    /// What is asked for while the example configuration is read.
+    pub(super) fn configuration_asked() -> schema::Asked {
+        let (path, environment) = (example("callbackd.example.toml"), environment_of_the_configuration());
         let mut table = file::read_table(&path, CONFIG_LIMIT).unwrap();
         let reading = Reading::overridden(&path, &mut table, &environment);
-        let shown = read_config(&reading, table.clone()).0.unwrap();
-        assert_eq!(missing(reading.asked(), &table), [""; 0]);
-        reading.finish(Some(())).unwrap();
+        read_config(&reading, table).0.unwrap();
+        let asked = reading.asked();
+        reading.finish(Some(asked)).unwrap()
+    }
+
+    #[test]
+    fn the_example_configuration_is_good_shows_every_key_and_the_defaults() {
+        let (path, environment) = (example("callbackd.example.toml"), environment_of_the_configuration());
+        let shown = load_with(&path, &environment).unwrap();
+        assert_eq!(missing(configuration_asked().keys(), &file::read_table(&path, CONFIG_LIMIT).unwrap()), [""; 0]);
 
         let folder = tempfile::tempdir().unwrap();
         let least = folder.path().join("least.toml");
@@ -268,8 +282,8 @@ mod tests {
         assert_eq!(format!("{shown:#?}"), format!("{defaults:#?}"));
     }
 
-    #[test]
-    fn the_example_integrators_are_good_and_show_every_key() {
+    /// What is asked for while the example of the integrators is read.
+    pub(super) fn integrators_asked() -> schema::Asked {
         let secret = |name: &str| (name.to_owned(), "whsec_MfKQ9r8GKYqrTwjUPD8ILPZIo2LaLaSw".to_owned());
         let pem = [
             ("ACME_CLIENT_CERTIFICATE", include_str!("../../tests/fixtures/tls/server.pem")),
@@ -283,9 +297,16 @@ mod tests {
         let table = file::read_table(&path, DIRECTORY_LIMIT).unwrap();
         let reading = Reading::of(&path, &environment);
         let egress = Egress::default();
-        let directory = Section::root(&reading, table.clone(), |root| integrators::read(root, &DeliveryPolicy::default(), &egress));
-        assert_eq!(missing(reading.asked(), &table), [""; 0]);
+        let directory = Section::root(&reading, table, |root| integrators::read(root, &DeliveryPolicy::default(), &egress));
+        let asked = reading.asked();
         reading.finish(Some(())).unwrap();
         assert_eq!((directory.len(), directory.all().count()), (2, 2));
+        asked
+    }
+
+    #[test]
+    fn the_example_integrators_are_good_and_show_every_key() {
+        let table = file::read_table(&example("integrators.example.toml"), DIRECTORY_LIMIT).unwrap();
+        assert_eq!(missing(integrators_asked().keys(), &table), [""; 0]);
     }
 }

@@ -10,6 +10,7 @@ use super::egress::OwnAddress;
 use super::kinds::Fault;
 use super::reading::Reading;
 use super::secret::secret;
+use super::wanted::Wanted;
 
 /// A proxy, with its credentials. Prints without them.
 #[derive(Clone)]
@@ -113,7 +114,13 @@ impl fmt::Debug for Proxy {
 pub(super) fn proxy<'r>(reading: &'r Reading<'r>) -> impl Fn(&Value) -> Result<Option<Proxy>, Fault> {
     move |value| match value {
         Value::Boolean(false) => Ok(None),
-        value => Proxy::parse(secret(reading)(value)?.expose_secret()).map(Some).map_err(Fault::content),
+        value => {
+            let secret = secret(reading)(value).map_err(|fault| match fault {
+                Fault::Kind(text, _) => Fault::Kind(text, Wanted::SecretOrFalse),
+                content @ Fault::Content(_) => content,
+            })?;
+            Proxy::parse(secret.expose_secret()).map(Some).map_err(Fault::content)
+        }
     }
 }
 

@@ -7,6 +7,8 @@ use toml::Table;
 
 use super::environment::{Environment, Overrides};
 use super::problems::{Found, Problems};
+#[cfg(test)]
+use super::schema::{Asked, Mark, Shape};
 use super::secret::Places;
 
 /// The state while a file becomes valid types. Sections borrow it and report to it.
@@ -17,9 +19,9 @@ pub(super) struct Reading<'e> {
     overrides: Overrides,
     places: Places<'e>,
     problems: RefCell<Found>,
-    /// Every key that was asked for, without indexes: what the example files must show.
+    /// Every key that was asked for: what the example files must show and the schemas describe.
     #[cfg(test)]
-    asked: RefCell<std::collections::BTreeSet<String>>,
+    asked: RefCell<Asked>,
 }
 
 impl<'e> Reading<'e> {
@@ -107,19 +109,17 @@ impl<'e> Reading<'e> {
     }
 
     #[cfg(test)]
-    pub(super) fn ask(&self, path: &str) {
-        let mut depth = 0;
-        let plain = path.chars().filter(|character| {
-            depth += i32::from(*character == '[');
-            let shown = depth == 0;
-            depth -= i32::from(*character == ']');
-            shown
-        });
-        self.asked.borrow_mut().insert(plain.collect());
+    pub(super) fn ask(&self, path: &str, shape: Shape) {
+        self.asked.borrow_mut().note(path, shape);
     }
 
     #[cfg(test)]
-    pub(super) fn asked(&self) -> std::collections::BTreeSet<String> {
+    pub(super) fn mark(&self, path: &str, mark: Mark) {
+        self.asked.borrow_mut().mark(path, mark);
+    }
+
+    #[cfg(test)]
+    pub(super) fn asked(&self) -> Asked {
         self.asked.borrow().clone()
     }
 }

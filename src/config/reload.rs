@@ -27,17 +27,28 @@ const LOOKS_BEFORE_RETRY: u32 = 30;
 
 /// Asks for a reload at once: what SIGHUP does. Cheap to clone.
 #[derive(Debug, Clone, Default)]
-pub struct ReloadTrigger(Arc<Notify>);
+pub struct ReloadTrigger(Arc<Reloads>);
+
+#[derive(Debug, Default)]
+struct Reloads {
+    asked: Notify,
+    done: Notify,
+}
 
 impl ReloadTrigger {
     /// Loads the integrators again, changed or not. Several calls before it happens are one.
     pub fn reload(&self) {
-        self.0.notify_one();
+        self.0.asked.notify_one();
+    }
+
+    /// Returns when a reload that was asked for is over, whatever came of it; at once where one was since the last time.
+    pub async fn done(&self) {
+        self.0.done.notified().await;
     }
 
     /// Returns when a reload has been asked for since the last time.
     pub(crate) async fn asked(&self) {
-        self.0.notified().await;
+        self.0.asked.notified().await;
     }
 }
 
@@ -157,6 +168,7 @@ impl Watcher {
             };
             if asked {
                 self.load(&mut patience, Telling::Everything).await;
+                self.trigger.0.done.notify_one();
             } else if patience.is_time(&self.look().await) {
                 self.load(&mut patience, Telling::News).await;
             }

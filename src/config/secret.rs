@@ -11,6 +11,7 @@ use super::environment::PREFIX;
 use super::file::read_text;
 use super::kinds::Fault;
 use super::reading::Reading;
+use super::wanted::Wanted;
 
 /// No secret is longer: it would be a wrong file.
 const LIMIT: u64 = 64 * 1024;
@@ -42,7 +43,7 @@ pub(super) fn secret<'r>(reading: &'r Reading<'r>) -> impl Fn(&Value) -> Result<
             Value::String(text) => text.clone(),
             Value::Table(table) => from_elsewhere(reading, table)?,
             // Not shown, whatever it is: a number may be the secret itself.
-            _ => return Err(Fault::Kind(format!("is no secret; {FORMS}"))),
+            _ => return Err(Fault::Kind(format!("is no secret; {FORMS}"), Wanted::Secret)),
         };
         if text.is_empty() { Err(Fault::content("is empty")) } else { Ok(text.into()) }
     }

@@ -8,6 +8,10 @@ use super::environment::from_toml;
 use super::kinds::{Fault, described};
 use super::problems::quoted;
 use super::reading::Reading;
+#[cfg(test)]
+use super::schema::{Mark, Shape};
+#[cfg(test)]
+use super::wanted::Wanted;
 
 /// A table of the file and its place there. Reading goes on after a problem, so that all are found; where a value is
 /// missing or wrong there is none to use, and [`Reading::finish`] refuses the whole.
@@ -33,6 +37,8 @@ impl<'r> Section<'r> {
 
     /// The value of a key that may be absent. `None` also when it is wrong.
     pub(super) fn optional<T>(&mut self, key: &'static str, parse: impl Fn(&Value) -> Result<T, Fault>) -> Option<T> {
+        #[cfg(test)]
+        self.reading.ask(&self.path_of(key), Shape::One(Wanted::of(&parse)));
         let value = self.take(key)?;
         let path = self.path_of(key);
         self.reading.parse(&path, &value, parse)
@@ -40,7 +46,10 @@ impl<'r> Section<'r> {
 
     /// The value of a key, or what it is when it is absent or wrong.
     pub(super) fn or<T>(&mut self, key: &'static str, default: T, parse: impl Fn(&Value) -> Result<T, Fault>) -> T {
-        self.optional(key, parse).unwrap_or(default)
+        let value = self.optional(key, parse);
+        #[cfg(test)]
+        self.reading.mark(&self.path_of(key), Mark::Default);
+        value.unwrap_or(default)
     }
 
     /// The value of a key that must be there.
@@ -48,12 +57,17 @@ impl<'r> Section<'r> {
         if !self.table.contains_key(key) {
             self.problem(key, "is missing");
         }
-        self.optional(key, parse)
+        let value = self.optional(key, parse);
+        #[cfg(test)]
+        self.reading.mark(&self.path_of(key), Mark::Required);
+        value
     }
 
     /// The table of a key, read with `read`; an absent one is empty.
     pub(super) fn section<T>(&mut self, key: &'static str, read: impl FnOnce(&mut Section<'r>) -> T) -> T {
         let path = self.path_of(key);
+        #[cfg(test)]
+        self.reading.ask(&path, Shape::Table);
         let table = match self.take(key).map(|value| self.reading.plain(&path, value)) {
             None => Table::new(),
             Some(Value::Table(table)) => table,
@@ -73,6 +87,8 @@ impl<'r> Section<'r> {
         mut read: impl FnMut(&mut Section<'r>) -> Option<T>,
     ) -> Option<Vec<T>> {
         let (reading, path) = (self.reading, self.path_of(key));
+        #[cfg(test)]
+        reading.ask(&path, Shape::Tables(limit));
         let items = self.items(key, limit)?.into_iter().enumerate();
         let read_one = |(index, item): (usize, Value)| {
             let path = format!("{path}[{index}]");
@@ -90,6 +106,8 @@ impl<'r> Section<'r> {
     /// The values of a list; `None` when the key is absent.
     pub(super) fn list<T>(&mut self, key: &'static str, limit: usize, parse: impl Fn(&Value) -> Result<T, Fault>) -> Option<Vec<T>> {
         let (reading, path) = (self.reading, self.path_of(key));
+        #[cfg(test)]
+        reading.ask(&path, Shape::List(Wanted::of(&parse), limit));
         let items = self.items(key, limit)?.into_iter().enumerate();
         Some(items.filter_map(|(index, item)| reading.parse(&format!("{path}[{index}]"), &item, &parse)).collect())
     }
@@ -117,6 +135,8 @@ impl<'r> Section<'r> {
 
     /// All keys of this table with their values: for tables whose keys are the user's own.
     pub(super) fn take_all(&mut self) -> Table {
+        #[cfg(test)]
+        self.reading.ask(&self.path, Shape::Open);
         std::mem::take(&mut self.table)
     }
 
@@ -153,8 +173,6 @@ impl<'r> Section<'r> {
     }
 
     fn take(&mut self, key: &'static str) -> Option<Value> {
-        #[cfg(test)]
-        self.reading.ask(&self.path_of(key));
         if !self.known.contains(&key) {
             self.known.push(key);
         }
@@ -195,7 +213,7 @@ impl Reading<'_> {
     pub(super) fn parse<T>(&self, path: &str, value: &Value, parse: impl Fn(&Value) -> Result<T, Fault>) -> Option<T> {
         let typed = if self.is_set(path) { from_toml(value) } else { None };
         let result = match typed.map(|typed| parse(&typed)) {
-            None | Some(Err(Fault::Kind(_))) => parse(value),
+            None | Some(Err(Fault::Kind(..))) => parse(value),
             Some(result) => result,
         };
         result.map_err(|fault| self.problem(path, &fault.into_text())).ok()
