@@ -108,6 +108,8 @@ fn a_body_that_is_no_event_says_why() {
     assert_eq!(why("[1]", &none), NoEvent::NotAnObject);
     assert_eq!(why(r#"{"topic":"a","topic":"b","integrator":"acme","data":[]}"#, &none), NoEvent::Twice("topic"));
     assert_eq!(why(r#"{"topic":"a","integrator":"acme","data":[],"data":[]}"#, &none), NoEvent::Twice("data"));
+    let bare = Metadata { integrator: Some(b"acme"), ..Metadata::default() };
+    assert_eq!(why(r#"{"topic":"a","topic":"b","x":1}"#, &bare), NoEvent::Twice("topic"), "of a bare message too");
     let untyped = Metadata { message_type: Some(""), integrator: Some(b"acme"), ..Metadata::default() };
     assert_eq!(why("{}", &untyped), NoEvent::NoTopic, "an empty property counts as absent");
     let twice = r#"{"id":"a","id":"b","topic":"t","integrator":"acme"}"#;
@@ -170,10 +172,13 @@ fn a_ladder_goes_as_far_as_it_may_and_a_wait_takes_the_rung_at_its_border() {
     assert!(matches!(new(500, 499), Err(BadLadder::Reversed)));
     let rungs: Vec<u64> = new(100, 400).unwrap().rungs().map(callbackd::domain::ladder::Rung::millis).collect();
     assert_eq!(rungs, [100, 120, 140, 170, 200, 240, 280, 340, 400], "each once, the ends included");
+    let rungs: Vec<u64> = new(100, 340).unwrap().rungs().map(callbackd::domain::ladder::Rung::millis).collect();
+    assert_eq!(rungs, [100, 120, 140, 170, 200, 240, 280, 340], "the last one is a step itself");
     let ladder = new(100, 400).unwrap();
     let between = |from, to, limit| ladder.between(milliseconds(from), milliseconds(to), milliseconds(limit), 0.0).millis();
     assert_eq!((between(120, 120, 400), between(121, 139, 400), between(121, 139, 139)), (120, 140, 120));
     assert_eq!(between(121, 139, 140), 140, "the limit itself is not over it");
+    assert_eq!(between(120, 140, 400), 120, "the rung at the early border is one of the choices");
 }
 
 #[test]

@@ -242,7 +242,7 @@ async fn old_entries_leave_and_young_ones_stay(database: Database) {
     database
         .run(&format!(
             "{numbers} INSERT INTO entry (id, at, what, event_id, worker) SELECT {id} + i, {at}, 'attempt', 'evt-old', 1 FROM n;
-             {numbers} INSERT INTO finder (day, term, entry) SELECT {day}, 'event:evt-old', {id} + i FROM n;
+             {numbers} INSERT INTO finder (day, term, entry) SELECT {day}, 7, {id} + i FROM n;
              INSERT INTO payload (day, event_id, integrator, topic, body) VALUES ({day}, 'evt-old', 'acme', 't', '');"
         ))
         .await;
@@ -251,14 +251,14 @@ async fn old_entries_leave_and_young_ones_stay(database: Database) {
     eventually("the old ones are gone", LIMIT, async || {
         let left = [
             database.numbers("SELECT COUNT(*) FROM entry WHERE event_id = 'evt-old'").await,
-            database.numbers("SELECT COUNT(*) FROM finder WHERE term = 'event:evt-old'").await,
+            database.numbers("SELECT COUNT(*) FROM finder WHERE term = 7").await,
             database.numbers("SELECT COUNT(*) FROM payload").await,
         ];
         if left.iter().all(|count| *count == [0]) { Ok(()) } else { Err(left) }
     })
     .await;
     assert_eq!(database.numbers("SELECT COUNT(*) FROM entry WHERE event_id = 'evt-young'").await, [1]);
-    assert_eq!(database.numbers("SELECT COUNT(*) FROM finder").await, [2], "the young one's id and key");
+    assert_eq!(database.numbers("SELECT COUNT(*) FROM finder").await, [3], "the young one's id, message and key");
 }
 
 async fn a_log_that_does_not_answer_holds_up_no_delivery_and_what_it_misses_is_counted(database: Database) {

@@ -614,6 +614,19 @@ mod tests {
     }
 
     #[test]
+    fn however_long_requests_take_nobody_is_sent_away_while_a_place_is_free() {
+        let (rules, start_of_all) = (policy(4), Instant::now());
+        let mut lane = Lane::new(&rules, start_of_all);
+        lane.push(0, start_of_all);
+        let (_, turn) = start(&mut lane, &rules, start_of_all).unwrap();
+        let now = start_of_all + ms(60_000);
+        lane.finish(turn, WORKS, &rules, now);
+        (0..3).for_each(|n| lane.push(n, now));
+        let _turns: Vec<Turn> = (0..2).map(|_| start(&mut lane, &rules, now).unwrap().1).collect();
+        assert!(!lane.is_crowded(&rules, ROOM.shortest, now), "two of four places are free");
+    }
+
+    #[test]
     fn before_the_first_answer_turns_are_close_to_each_other_and_later_as_far_apart_as_it_has_taken_so_far() {
         // Nothing is known: 1,000 a second; after a second and after two: 16 requests in that time.
         for (millis, apart) in [(500, 1.0), (1000, 62.5), (2000, 125.0)] {

@@ -1,11 +1,13 @@
 //! One thing that became of an event, as it is stored.
 
+use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
 
+use super::insert::storable;
 use crate::domain::decide::Verdict;
-use crate::domain::names::{EndpointId, EventId, IntegratorKey, SourceName, Topic};
+use crate::domain::names::{BadName, EndpointId, EventId, IntegratorKey, SourceName, Topic};
 use crate::domain::search::{SearchKey, SearchKeys};
 use crate::domain::time::Timestamp;
 use crate::telemetry::{EventRef, Fact, WaitCause};
@@ -195,9 +197,9 @@ impl Entry {
 
     fn about(event: EventRef<'_>, what: What, at: Timestamp) -> Self {
         Self {
-            event_id: Some(event.id.clone()),
-            integrator: Some(event.integrator.clone()),
-            topic: Some(event.topic.clone()),
+            event_id: Some(stored(event.id, EventId::as_str, EventId::try_new)),
+            integrator: Some(stored(event.integrator, IntegratorKey::as_str, IntegratorKey::try_new)),
+            topic: Some(stored(event.topic, Topic::as_str, Topic::try_new)),
             ..Self::new(what, at)
         }
     }
@@ -223,6 +225,14 @@ impl Entry {
         ];
         let names: usize = names.iter().sum();
         size_of::<Self>() + keys + texts + names + self.payload.as_ref().map_or(0, Bytes::len)
+    }
+}
+
+/// A name as databases take it.
+fn stored<N: Clone>(name: &N, text: fn(&N) -> &str, make: fn(String) -> Result<N, BadName>) -> N {
+    match storable(text(name)) {
+        Cow::Borrowed(_) => name.clone(),
+        Cow::Owned(text) => make(text).unwrap_or_else(|_| name.clone()),
     }
 }
 

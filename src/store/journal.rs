@@ -22,7 +22,8 @@ pub struct Journal {
 
 #[derive(Default)]
 struct Waiting {
-    entries: Vec<Entry>,
+    #[expect(clippy::vec_box, reason = "the list grows in the middle of deliveries: pointers are moved, not entries of 400 bytes")]
+    entries: Vec<Box<Entry>>,
     /// Entries that are not written yet, those that were taken included, and their bytes.
     held: usize,
     bytes: usize,
@@ -31,7 +32,8 @@ struct Waiting {
 
 /// What was taken to be written.
 pub(super) struct Taken {
-    pub entries: Vec<Entry>,
+    #[expect(clippy::vec_box, reason = "as it was held")]
+    pub entries: Vec<Box<Entry>>,
     /// Entries that were left out since the last time.
     pub dropped: u64,
 }
@@ -43,7 +45,7 @@ impl Journal {
         Self { waiting: Mutex::default(), arrived: Notify::new(), kept, limit, telemetry }
     }
 
-    fn push(&self, entry: Entry) {
+    fn push(&self, entry: Box<Entry>) {
         let weight = entry.weight();
         let mut waiting = self.lock();
         if waiting.bytes + weight > self.limit {
@@ -114,7 +116,7 @@ impl Observer for Journal {
             return self.leave_out();
         }
         if let Some(entry) = Entry::of(fact, &self.kept, clock::now()) {
-            self.push(entry);
+            self.push(Box::new(entry));
         }
     }
 }

@@ -6,7 +6,7 @@ use secrecy::SecretString;
 use sqlx::any::AnyRow;
 use sqlx::{AnyConnection, Row as _};
 
-use super::insert::{DAY, event_term, key_term, webhook_term};
+use super::insert::{DAY, Term, event_term, key_term, webhook_term};
 use super::story::{Line, Story, deliveries};
 use super::{StoreError, connect, within};
 use crate::clock;
@@ -68,7 +68,7 @@ impl Reader {
         let terms = [event_term(wanted), key_term(wanted, self.hash_secret.as_ref()), webhook_term(wanted)];
         let mut found: Vec<(i64, Name)> = Vec::new();
         for term in terms {
-            for (newest, name) in self.named(&term, integrator.unwrap_or_default(), limit + 1).await? {
+            for (newest, name) in self.named(term, integrator.unwrap_or_default(), limit + 1).await? {
                 match found.iter_mut().find(|(_, known)| *known == name) {
                     Some((known, _)) => *known = newest.max(*known),
                     None => found.push((newest, name)),
@@ -100,7 +100,7 @@ impl Reader {
     }
 
     /// The events that a term leads to, the newest first, with their newest entries.
-    async fn named(&mut self, term: &str, integrator: &str, limit: usize) -> Result<Vec<(i64, Name)>, StoreError> {
+    async fn named(&mut self, term: Term, integrator: &str, limit: usize) -> Result<Vec<(i64, Name)>, StoreError> {
         let mut found: Vec<(i64, Name)> = Vec::new();
         for day in &self.days {
             // A name that was found on a newer day is found again.
@@ -125,7 +125,7 @@ impl Reader {
         let term = event_term(&name.event_id);
         for day in &self.days {
             let left = ENTRIES - i64::try_from(lines.len()).unwrap_or(ENTRIES);
-            let query = sqlx::query(LINES).bind(*day).bind(&term).bind(&name.event_id).bind(&name.integrator).bind(&name.topic).bind(left);
+            let query = sqlx::query(LINES).bind(*day).bind(term).bind(&name.event_id).bind(&name.integrator).bind(&name.topic).bind(left);
             for row in within(query.fetch_all(&mut self.connection)).await? {
                 if let Some(shown) = row.try_get::<Option<String>, _>("keys")? {
                     keys = serde_json::from_str(&shown).unwrap_or_default();

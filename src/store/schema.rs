@@ -48,7 +48,7 @@ CREATE TABLE entry (
 );
 CREATE TABLE finder (
     day BIGINT NOT NULL,
-    term TEXT NOT NULL,
+    term BIGINT NOT NULL,
     entry BIGINT NOT NULL,
     PRIMARY KEY (day, term, entry)
 ){clustered};

@@ -19,11 +19,11 @@ use crate::config::{Database, DeliveryLog};
 use crate::domain::time::Timestamp;
 use crate::telemetry::{Fact, Telemetry};
 
-/// How long entries gather before they are written: a transaction costs more than many rows.
-const GATHER: Duration = Duration::from_millis(100);
+/// How long entries gather before they are written: what is written together shares a transaction, and pages of the index.
+const GATHER: Duration = Duration::from_millis(500);
 
-/// Most entries of one transaction, so that each is short for who else writes to the same file.
-const BATCH: usize = 2048;
+/// Most entries of one transaction, a fifth of a second, so that each is short for who else writes to the same file.
+const BATCH: usize = 8192;
 
 /// The pause after a failure: the first, and the longest.
 const PAUSE: (Duration, Duration) = (Duration::from_millis(500), Duration::from_secs(30));
@@ -186,7 +186,7 @@ impl Writing {
         if self.ids.worker == 0 {
             self.ids.worker = register(&mut connection, &self.worker).await?;
         }
-        Ok(Link { connection, insert: Insert::new(self.ids.worker, self.config.hash_secret.clone()) })
+        Ok(Link { connection, insert: Insert::new(self.ids.worker, &self.config) })
     }
 
     /// Writes whatever comes until it is told to stop. Room is made first: where the disk is full, nothing could be written before.
@@ -216,7 +216,7 @@ impl Writing {
         if taken.entries.first().is_some_and(|entry| self.ids.are_ahead_of(entry.at.millis())) {
             // The clock has been set back. Places of that time may have been given already; those of another worker have not.
             self.ids = Ids { worker: register(&mut link.connection, &self.worker).await?, ..Ids::default() };
-            link.insert = Insert::new(self.ids.worker, self.config.hash_secret.clone());
+            link.insert = Insert::new(self.ids.worker, &self.config);
         }
         let ids = &mut self.ids;
         self.rows.extend(taken.entries.into_iter().map(|entry| Row { id: ids.next(entry.at.millis()), entry }));
