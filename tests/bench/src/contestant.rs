@@ -52,7 +52,8 @@ pub struct Setting {
 
 impl Setting {
     /// One endpoint, 64 in flight.
-    pub const SINGLE: Self = Self { prefetch: 1000, max_in_flight: Some(64), batch: None, integrators: 1, first_is_down: false, delivery_log: false };
+    pub const SINGLE: Self =
+        Self { prefetch: 1000, max_in_flight: Some(64), batch: None, integrators: 1, first_is_down: false, delivery_log: false };
 
     /// So many endpoints, everything else as it is by default.
     #[must_use]
