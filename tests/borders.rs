@@ -17,7 +17,8 @@ use callbackd::domain::reply::{Outcome, Reply};
 use callbackd::domain::route::{Route, route};
 use callbackd::domain::service::Service;
 use callbackd::domain::time::Timestamp;
-use callbackd::domain::tls::EndpointTls;
+use callbackd::domain::tls::{EndpointTls, TlsIdentity};
+use secrecy::ExposeSecret as _;
 
 fn endpoint(id: &str) -> Endpoint {
     let url = EndpointUrl::parse("https://acme.example/", false).unwrap();
@@ -198,13 +199,13 @@ fn the_speed_of_an_endpoint_is_that_of_its_requests_old_and_open() {
     assert_eq!(service.quiet(at(3000)), milliseconds(2000), "since the first one started");
     // Nothing is over: (0 + 1) of 2.0 + 1.5 s.
     assert!((service.requests_per_second(1, at(3000)) - 1.0 / 3.5).abs() < 1e-9);
-    service.end(at(1000), 4, at(3000));
+    service.end(at(1500), 4, at(3000));
     assert_eq!(service.quiet(at(3500)), milliseconds(500));
-    // One is over after 2 s, the other one is 2 s old: (1 + 1) of 4 s, at two places.
+    // One is over after 1.5 s, the other one is 2.5 s old: (1 + 1) of 4 s, at two places.
     assert!((service.requests_per_second(2, at(3500)) - 1.0).abs() < 1e-9);
-    service.end(at(1500), 2, at(3500));
+    service.end(at(1000), 2, at(3500));
     assert_eq!((service.in_flight(), service.quiet(at(9000))), (0, Duration::ZERO));
-    // Two requests of 2 s each with six events: three quarters of a request a second, three events each.
+    // Two requests of 4 s together with six events: three quarters of a request a second, three events each.
     assert!((service.events_per_second(1, at(9000)) - 0.75 * 3.0).abs() < 1e-9);
     // What is long past fades: after 256 it counts half.
     let mut faded = Service::new(start);
@@ -224,4 +225,7 @@ fn tls_settings_hold_the_authorities_that_they_were_given() {
     assert!(tls.identity().is_none());
     assert_eq!(tls.authorities(), Some("a CA"));
     assert!(EndpointTls::new(None, None).is_none());
+    let own = EndpointTls::new(Some(TlsIdentity::new("a certificate", &"its key".into())), None).unwrap();
+    assert_eq!(own.identity().map(|identity| identity.as_pem().expose_secret()), Some("a certificate\nits key\n"));
+    assert_eq!(own.authorities(), None);
 }

@@ -76,5 +76,6 @@ mod tests {
         }
         assert_eq!((turns.give(2 * FURTHEST, 1.0, now), turns.give_again(2 * FURTHEST, 1.0, now)), (2 * FURTHEST, 2 * FURTHEST));
         assert_eq!((turns.give(ms(0), 0.0, now), turns.give(ms(0), f64::INFINITY, now)), (FURTHEST, FURTHEST));
+        assert_eq!(FURTHEST, ms(15 * 60 * 1000), "a quarter of an hour");
     }
 }
