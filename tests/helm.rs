@@ -110,7 +110,7 @@ fn configuration(objects: &[Value]) -> config::Config {
     let environment = container["env"].as_array().expect("variables").iter().map(|variable| match variable["valueFrom"] {
         Value::Null => (text(&variable["name"]), text(&variable["value"])),
         _ if variable["name"] == "CALLBACKD__BROKER__URL" => (text(&variable["name"]), "amqp://rabbitmq".to_owned()),
-        _ => (text(&variable["name"]), "postgres://database/callbackd".to_owned()),
+        _ => (text(&variable["name"]), "postgres://database/callbackd?sslmode=verify-full".to_owned()),
     });
     let folder = tempfile::tempdir().expect("a folder");
     let file = folder.path().join("callbackd.toml");

@@ -112,7 +112,7 @@ check_rust() {
 check_supply_chain() {
   command -v cargo-deny >/dev/null || return 0
   step "cargo deny"
-  cargo deny check --config .cargo/deny.toml bans licenses sources
+  cargo deny --config .cargo/deny.toml check bans licenses sources
 }
 
 check_scripts() {
