@@ -22,7 +22,7 @@ impl Piped {
     fn start(integrators_later: &str) -> Self {
         let (folder, admin) = (tempfile::tempdir().unwrap(), free_port());
         let config = format!(
-            "[broker]\nurl = 'amqp://127.0.0.1:{}'\n[[source]]\nname = 'a'\nexchange = 'a.events'\n[admin]\nlisten = '127.0.0.1:{admin}'\n",
+            "[broker]\nurl = 'amqp://127.0.0.1:{}'\n[[source]]\nname = 'a'\nexchange = 'a.events'\n[admin]\nlisten = '127.0.0.1:{admin}'\n[delivery_log]\nenabled = false\n",
             free_port()
         );
         let (path, integrators) = (folder.path().join("callbackd.toml"), folder.path().join("integrators.toml"));

@@ -145,7 +145,10 @@ impl Writing {
             let before = self.written;
             let error = match self.open().await {
                 Ok(mut link) => {
-                    self.telemetry.record(&Fact::DeliveryLogReady { database: &self.database.to_string() });
+                    // Who is told to stop before that has nothing to be ready for, and `stopped` is the last line of the log.
+                    if !self.stop.is_cancelled() {
+                        self.telemetry.record(&Fact::DeliveryLogReady { database: &self.database.to_string() });
+                    }
                     match self.keep_up(&mut link).await {
                         Ok(()) => {
                             let _ = within(link.connection.close()).await;
