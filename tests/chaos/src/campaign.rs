@@ -140,8 +140,9 @@ async fn fault(stage: &mut Stage, planned: Planned, gate: &Gate, (half, next): (
     let fault = planned.fault;
     stage.ledger.write(Entry::FaultBegins { fault: fault.to_string(), in_flight: in_flight(fault) });
     if matches!(fault, Fault::StopBroker | Fault::KillBroker) {
-        // So that there is something to deliver as soon as the broker is back.
-        gate.open_up_to(next);
+        // So that there is something to deliver as soon as the broker is back; the other half is kept for then, as all of these may be
+        // delivered before a slow machine has ended it.
+        gate.open_up_to(half);
     }
     stage.strike(planned, || gate.open_up_to(half)).await.with_context(|| format!("fault: {fault}"))?;
     stage.ledger.write(Entry::FaultEnds);
