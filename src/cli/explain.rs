@@ -3,7 +3,7 @@
 use std::io;
 
 use super::CliError;
-use super::terminal::{Out, line, plain};
+use super::terminal::{Out, bytes, line, plain};
 use crate::config::Config;
 use crate::store::story::{Delivery, Line, State, Story};
 use crate::store::{Reader, StoreError};
@@ -58,7 +58,8 @@ impl Explain {
             }
             tell(out, story)?;
             if self.payload {
-                payload(out, reader.payload(story).await?)?;
+                let body = reader.payload(story).await?;
+                bytes(out, &[body.as_deref().unwrap_or(b"(the event is not stored)"), b"\n"])?;
             }
         }
         if has_more {
@@ -183,10 +184,4 @@ fn argument(text: &str) -> String {
         return text.to_owned();
     }
     format!("'{}'", text.replace('\'', r"'\''"))
-}
-
-fn payload(out: Out<'_>, body: Option<Vec<u8>>) -> Result<(), CliError> {
-    let body = body.unwrap_or_else(|| b"(the event is not stored)".to_vec());
-    let written = [body.as_slice(), b"\n"].into_iter().try_for_each(|part| out.write_all(part));
-    written.map_err(|error| CliError::Failed(format!("cannot write the result: {error}")))
 }

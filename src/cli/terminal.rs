@@ -30,7 +30,16 @@ pub(super) type Out<'a> = &'a mut (dyn io::Write + Send);
 /// # Errors
 /// [`CliError::Failed`] when nobody reads it any more, as behind `head`.
 pub(super) fn line(out: Out<'_>, text: &str) -> Result<(), CliError> {
-    writeln!(out, "{text}").map_err(|error| CliError::Failed(format!("cannot write the result: {error}")))
+    bytes(out, &[text.as_bytes(), b"\n"])
+}
+
+/// Writes results as they are, one part after the other.
+///
+/// # Errors
+/// As [`line`].
+pub(super) fn bytes(out: Out<'_>, parts: &[&[u8]]) -> Result<(), CliError> {
+    let written = parts.iter().try_for_each(|part| out.write_all(part));
+    written.map_err(|error| CliError::Failed(format!("cannot write the result: {error}")))
 }
 
 /// The width that a table keeps to: that of a terminal on half of a screen.

@@ -28,9 +28,6 @@ pub enum What {
 }
 
 impl What {
-    /// Every kind.
-    pub const ALL: [Self; 5] = [Self::Attempt, Self::Waits, Self::Skipped, Self::Dead, Self::Rejected];
-
     /// The word that is stored.
     #[must_use]
     pub const fn as_str(self) -> &'static str {

@@ -56,12 +56,6 @@ pub(super) const fn first_id(millis: i64) -> i64 {
     millis << 21
 }
 
-/// When an entry with this place was written.
-#[must_use]
-pub const fn time_of(id: i64) -> i64 {
-    id >> 21
-}
-
 /// The writer's end of a delivery log.
 #[derive(Debug)]
 pub struct Writer {
@@ -338,7 +332,7 @@ mod tests {
             last = id;
             assert!(seen.insert(id) && seen.insert(other.next(millis)));
         }
-        assert_eq!(time_of(one.next(1_764_000_000_000)), 1_764_000_000_002, "3,000 of one millisecond take three");
+        assert_eq!(one.next(1_764_000_000_000) >> 21, 1_764_000_000_002, "3,000 of one millisecond take three");
         assert!(first_id(i64::MAX) > 0 && first_id(i64::MIN) == 0);
     }
 }

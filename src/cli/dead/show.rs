@@ -8,7 +8,7 @@ use super::filter::Selection;
 use super::letter::Letter;
 use super::unreadable::{Unreadable, put_last};
 use crate::cli::CliError;
-use crate::cli::terminal::{Out, line, plain};
+use crate::cli::terminal::{Out, bytes, line, plain};
 use crate::clock;
 use crate::config::Config;
 use crate::domain::time::Timestamp;
@@ -60,7 +60,7 @@ impl Show {
         summary(out, &letter)?;
         print(out, &delivery)?;
         if self.body {
-            print_body(out, &delivery.data)?;
+            bytes(out, &[b"\n", &delivery.data, b"\n"])?;
         }
         Ok(())
     }
@@ -132,11 +132,6 @@ fn print(out: Out<'_>, delivery: &Delivery) -> Result<(), CliError> {
         line(out, &format!("header           {}: {}", plain(name.as_str()), shown(value)))?;
     }
     Ok(())
-}
-
-fn print_body(out: Out<'_>, body: &[u8]) -> Result<(), CliError> {
-    let written = [b"\n", body, b"\n"].into_iter().try_for_each(|part: &[u8]| out.write_all(part));
-    written.map_err(|error| CliError::Failed(format!("cannot write the result: {error}")))
 }
 
 fn shown(value: &AMQPValue) -> String {
