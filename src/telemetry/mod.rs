@@ -22,7 +22,7 @@ use metrics::Metrics;
 #[derive(Clone, Default)]
 pub struct Telemetry {
     metrics: Arc<Metrics>,
-    observer: Option<Arc<dyn Observer>>,
+    observers: Arc<[Arc<dyn Observer>]>,
 }
 
 /// Who sees every fact beside log and metrics.
@@ -45,15 +45,16 @@ impl Telemetry {
     pub fn record(&self, fact: &Fact<'_>) {
         self.metrics.count(fact);
         lines::write(fact);
-        if let Some(observer) = &self.observer {
+        for observer in &*self.observers {
             observer.see(fact);
         }
     }
 
-    /// The same, seen by an observer too. What is recorded through other clones it does not see.
+    /// The same, seen by one more observer. What is recorded through other clones it does not see.
     #[must_use]
     pub fn observed_by(&self, observer: Arc<dyn Observer>) -> Self {
-        Self { metrics: Arc::clone(&self.metrics), observer: Some(observer) }
+        let observers = self.observers.iter().cloned().chain([observer]).collect();
+        Self { metrics: Arc::clone(&self.metrics), observers }
     }
 
     /// From now on the endpoints of `directory`, and no others, have series of their own: new ones start at zero, the

@@ -60,8 +60,7 @@ impl Scene {
     /// # Panics
     /// When that does not come about.
     pub async fn settled(&self) {
-        let kept = ["callbacks.dead", "callbacks.rejected"];
-        let names: Vec<String> = self.vhost.queue_names().await.into_iter().filter(|name| !kept.contains(&name.as_str())).collect();
+        let names = self.open_queues().await;
         eventually("everything is settled", LIMIT, async || {
             let held = self.worker.metric("callbackd_held_events", &[]).await;
             let mut open = Vec::new();
@@ -74,6 +73,20 @@ impl Scene {
             if open.is_empty() && held == Some(0.0) { Ok(()) } else { Err(format!("held {held:?}, {open:?}")) }
         })
         .await;
+    }
+
+    /// Messages that are ready in some queue of deliveries that are not over.
+    pub async fn left(&self) -> usize {
+        let mut left = 0;
+        for name in self.open_queues().await {
+            left += self.amqp.ready(&name).await;
+        }
+        usize::try_from(left).unwrap()
+    }
+
+    async fn open_queues(&self) -> Vec<String> {
+        let kept = ["callbacks.dead", "callbacks.rejected"];
+        self.vhost.queue_names().await.into_iter().filter(|name| !kept.contains(&name.as_str())).collect()
     }
 
     /// The log lines with this message.
