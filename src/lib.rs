@@ -15,7 +15,7 @@
 //!    acknowledged.
 //!
 //! Around it: [`config`] (raw text in, valid types out), [`telemetry`] (facts in, log lines and metrics out), [`store`] (the delivery log:
-//! facts in, an event's story out), [`admin`] (probes and metrics over HTTP), [`lifecycle`] (signals), [`supervisor`] (what systemd is
+//! facts in, an event's story out), [`admin`] (probes and metrics over HTTP), [`holds`] (endpoints that operators have paused), [`lifecycle`] (signals), [`supervisor`] (what systemd is
 //! told), [`cli`] (the commands). `src/ARCHITECTURE.md` says why things are as they are.
 
 pub mod admin;
@@ -25,7 +25,10 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod egress;
+pub mod holds;
 pub mod lifecycle;
+pub mod live;
+pub mod pulse;
 pub mod store;
 pub mod supervisor;
 pub mod telemetry;

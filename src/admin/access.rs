@@ -8,12 +8,13 @@ use std::net::IpAddr;
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
-use axum::http::{HeaderMap, StatusCode, header};
+use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
 use secrecy::ExposeSecret as _;
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
+use super::session::{self, Sessions};
 use crate::config::Admin;
 use crate::telemetry::ApiRefusal;
 
@@ -27,9 +28,10 @@ const FORWARDED: [&str; 5] = ["forwarded", "via", "x-forwarded-for", "x-forwarde
 /// Who uses `/api` where there are no tokens.
 const LOCAL: &str = "local";
 
-/// Who may use `/api`.
+/// Who may use `/api` and the console.
 pub(super) struct Access {
     tokens: Vec<Token>,
+    sessions: Sessions,
     local: Token,
     wrong: DefaultDirectRateLimiter,
 }
@@ -77,15 +79,30 @@ impl Access {
     /// The tokens that the configuration names.
     pub(super) fn new(config: &Admin) -> Self {
         let tokens = config.tokens.iter().map(|token| Token::new(&token.name, token.secret.expose_secret())).collect();
-        Self { tokens, local: Token::new(LOCAL, ""), wrong: RateLimiter::direct(Quota::per_second(WRONG_TOKENS)) }
+        Self {
+            tokens,
+            sessions: Sessions::default(),
+            local: Token::new(LOCAL, ""),
+            wrong: RateLimiter::direct(Quota::per_second(WRONG_TOKENS)),
+        }
     }
 
     /// Says who asks.
     ///
     /// # Errors
     /// [`ApiRefusal`]: nothing is to be done for whoever asks.
-    pub(super) fn judge(&self, headers: &HeaderMap) -> Result<Actor, ApiRefusal> {
-        let token = if self.tokens.is_empty() { self.local(headers)? } else { self.bearer(headers)? };
+    pub(super) fn judge(&self, method: &Method, headers: &HeaderMap) -> Result<Actor, ApiRefusal> {
+        let token = if self.tokens.is_empty() {
+            self.local(headers)?
+        } else if let Some(token) = self.sessions.token(headers).and_then(|token| self.tokens.get(token)) {
+            // The browser sends the cookie by itself, whoever makes it do so.
+            if !method.is_safe() && !session::is_same_origin(headers) {
+                return Err(ApiRefusal::ForeignOrigin);
+            }
+            token
+        } else {
+            self.bearer(headers.get_all(header::AUTHORIZATION).iter())?
+        };
         token.requests.check().map_err(|_| ApiRefusal::TooManyRequests)?;
         Ok(token.actor.clone())
     }
@@ -101,19 +118,46 @@ impl Access {
         if headers.get_all(header::ORIGIN).iter().all(is_own) { Ok(&self.local) } else { Err(ApiRefusal::ForeignOrigin) }
     }
 
-    fn bearer(&self, headers: &HeaderMap) -> Result<&Token, ApiRefusal> {
-        let mut values = headers.get_all(header::AUTHORIZATION).iter();
+    /// Whether nobody has to sign in.
+    pub(super) fn is_open(&self) -> bool {
+        self.tokens.is_empty()
+    }
+
+    /// Opens a session for a token: the value of its cookie, and who that is.
+    ///
+    /// # Errors
+    /// [`ApiRefusal`]: the token is none, or a page from elsewhere sends it.
+    pub(super) fn sign_in(&self, token: &str, headers: &HeaderMap) -> Result<(String, Actor), ApiRefusal> {
+        if !session::is_same_origin(headers) {
+            return Err(ApiRefusal::ForeignOrigin);
+        }
+        let place = self.find(token.as_bytes())?;
+        let secret = self.sessions.open(place).ok_or(ApiRefusal::TooManyRequests)?;
+        Ok((secret, self.tokens[place].actor.clone()))
+    }
+
+    /// Ends the session of a request.
+    pub(super) fn sign_out(&self, headers: &HeaderMap) {
+        self.sessions.close(headers);
+    }
+
+    fn bearer<'h>(&self, mut values: impl Iterator<Item = &'h HeaderValue>) -> Result<&Token, ApiRefusal> {
         let (Some(value), None) = (values.next(), values.next()) else { return Err(ApiRefusal::NoToken) };
         let (scheme, given) = value.as_bytes().split_at_checked("Bearer ".len()).ok_or(ApiRefusal::NoToken)?;
         if !scheme.eq_ignore_ascii_case(b"Bearer ") {
             return Err(ApiRefusal::NoToken);
         }
+        self.find(given).map(|place| &self.tokens[place])
+    }
+
+    /// The place of a token.
+    fn find(&self, given: &[u8]) -> Result<usize, ApiRefusal> {
         // Digests are of equal length, and all tokens are compared: how long it takes tells nothing of any of them.
         let digest: [u8; 32] = Sha256::digest(given).into();
         let mut found = None;
-        for token in &self.tokens {
+        for (place, token) in self.tokens.iter().enumerate() {
             if bool::from(token.digest.ct_eq(&digest)) {
-                found = Some(token);
+                found = Some(place);
             }
         }
         let refusal = || if self.wrong.check().is_ok() { ApiRefusal::WrongToken } else { ApiRefusal::TooManyWrongTokens };
@@ -140,14 +184,12 @@ fn is_here(host: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
-    use axum::http::HeaderValue;
-
     use super::*;
     use crate::config::ApiToken;
 
     fn access(tokens: &[(&str, &str)]) -> Access {
         let tokens = tokens.iter().map(|(name, secret)| ApiToken { name: (*name).to_owned(), secret: (*secret).into() }).collect();
-        Access::new(&Admin { listen: ([127, 0, 0, 1], 0).into(), api: true, tokens })
+        Access::new(&Admin { listen: ([127, 0, 0, 1], 0).into(), api: true, console: true, path_prefix: String::new(), tokens })
     }
 
     fn headers(pairs: &[(&'static str, &str)]) -> HeaderMap {
@@ -164,7 +206,7 @@ mod tests {
     #[test]
     fn a_token_names_who_asks_and_nothing_else_is_one() {
         let access = access(&[("ops", ONE), ("support", TWO)]);
-        let judge = |value: &str| access.judge(&headers(&[("authorization", value), ("host", "callbackd.example")]));
+        let judge = |value: &str| access.judge(&Method::GET, &headers(&[("authorization", value), ("host", "callbackd.example")]));
         assert_eq!(judge(&format!("Bearer {ONE}")).map(|actor| actor.as_str().to_owned()), Ok("ops".to_owned()));
         assert_eq!(judge(&format!("bearer {TWO}")).map(|actor| actor.as_str().to_owned()), Ok("support".to_owned()));
         for (value, refusal) in [
@@ -179,10 +221,10 @@ mod tests {
         ] {
             assert_eq!(judge(&value), Err(refusal), "{value}");
         }
-        assert_eq!(access.judge(&HeaderMap::new()), Err(ApiRefusal::NoToken));
+        assert_eq!(access.judge(&Method::GET, &HeaderMap::new()), Err(ApiRefusal::NoToken));
         let bearer = format!("Bearer {ONE}");
         assert_eq!(
-            access.judge(&headers(&[("authorization", &bearer), ("authorization", &bearer)])),
+            access.judge(&Method::GET, &headers(&[("authorization", &bearer), ("authorization", &bearer)])),
             Err(ApiRefusal::NoToken),
             "two of them"
         );
@@ -191,11 +233,12 @@ mod tests {
     #[test]
     fn many_wrong_tokens_are_put_off_and_the_right_one_never_is_for_their_sake() {
         let access = access(&[("ops", ONE)]);
-        let wrong: Vec<ApiRefusal> = (0..30).filter_map(|_| access.judge(&headers(&[("authorization", "Bearer wrong")])).err()).collect();
+        let wrong: Vec<ApiRefusal> =
+            (0..30).filter_map(|_| access.judge(&Method::GET, &headers(&[("authorization", "Bearer wrong")])).err()).collect();
         assert_eq!((wrong[0], wrong[29]), (ApiRefusal::WrongToken, ApiRefusal::TooManyWrongTokens));
         let right = headers(&[("authorization", &format!("Bearer {ONE}"))]);
-        assert!(access.judge(&right).is_ok());
-        let answers: Vec<bool> = (0..100).map(|_| access.judge(&right).is_ok()).collect();
+        assert!(access.judge(&Method::GET, &right).is_ok());
+        let answers: Vec<bool> = (0..100).map(|_| access.judge(&Method::GET, &right).is_ok()).collect();
         assert!(answers[0] && !answers[99], "one token's requests are limited");
     }
 
@@ -203,14 +246,21 @@ mod tests {
     fn without_tokens_this_machine_alone_may_ask_and_no_page_from_elsewhere() {
         let access = access(&[]);
         for host in ["localhost:9464", "LOCALHOST", "127.0.0.1:9464", "127.8.9.1", "[::1]:9464", "[::1]"] {
-            assert_eq!(access.judge(&headers(&[("host", host)])).map(|actor| actor.as_str().to_owned()), Ok(LOCAL.to_owned()), "{host}");
+            assert_eq!(
+                access.judge(&Method::GET, &headers(&[("host", host)])).map(|actor| actor.as_str().to_owned()),
+                Ok(LOCAL.to_owned()),
+                "{host}"
+            );
         }
         for host in ["evil.example:9464", "localhost.evil.example", "10.0.0.1:9464", "127.0.0.1.evil.example", "", "[::2]:9464"] {
-            assert_eq!(access.judge(&headers(&[("host", host)])), Err(ApiRefusal::ForeignHost), "{host}");
+            assert_eq!(access.judge(&Method::GET, &headers(&[("host", host)])), Err(ApiRefusal::ForeignHost), "{host}");
         }
-        assert_eq!(access.judge(&HeaderMap::new()), Err(ApiRefusal::ForeignHost));
-        assert_eq!(access.judge(&headers(&[("host", "127.0.0.1:9464"), ("x-forwarded-for", "192.0.2.7")])), Err(ApiRefusal::ForeignHost));
-        let from = |origin: &str| access.judge(&headers(&[("host", "127.0.0.1:9464"), ("origin", origin)])).map(drop);
+        assert_eq!(access.judge(&Method::GET, &HeaderMap::new()), Err(ApiRefusal::ForeignHost));
+        assert_eq!(
+            access.judge(&Method::GET, &headers(&[("host", "127.0.0.1:9464"), ("x-forwarded-for", "192.0.2.7")])),
+            Err(ApiRefusal::ForeignHost)
+        );
+        let from = |origin: &str| access.judge(&Method::GET, &headers(&[("host", "127.0.0.1:9464"), ("origin", origin)])).map(drop);
         assert_eq!(from("http://127.0.0.1:9464"), Ok(()));
         for origin in ["http://evil.example", "null", "http://127.0.0.1:80", "https://127.0.0.1:9464"] {
             assert_eq!(from(origin), Err(ApiRefusal::ForeignOrigin), "{origin}");

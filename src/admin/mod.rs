@@ -1,10 +1,12 @@
-//! The side for operators and probes over plain HTTP: `/livez`, `/readyz` and `/metrics` for everybody who reaches it, `/api` for
-//! those with a token.
+//! The side for operators and probes over plain HTTP: `/livez`, `/readyz` and `/metrics` for everybody who reaches it, `/api` and the console
+//! for those with a token. It runs on a thread of its own: what operators ask for takes nothing from the thread that delivers.
 
 mod access;
 mod api;
 mod readiness;
 mod scrape;
+mod session;
+mod thread;
 
 use std::io;
 use std::net::SocketAddr;
@@ -17,7 +19,9 @@ use axum::http::{HeaderName, HeaderValue, StatusCode, header};
 use axum::middleware::map_response;
 use axum::response::{IntoResponse, Response};
 use axum::routing::get;
+use hyper::Uri;
 use hyper::server::conn::http1;
+use hyper::service::{Service as _, service_fn};
 use hyper_util::rt::{TokioIo, TokioTimer};
 use hyper_util::service::TowerToHyperService;
 use tokio::net::{TcpListener, TcpStream};
@@ -27,11 +31,13 @@ use tokio_util::sync::CancellationToken;
 
 pub use api::Api;
 pub use readiness::Readiness;
+pub use thread::{AdminThread, start};
 
 use access::Access;
 use scrape::Scrape;
 
 use crate::config::Admin;
+use crate::pulse::Pulse;
 
 /// Limits on those who ask.
 #[derive(Debug, Clone, Copy)]
@@ -54,6 +60,9 @@ const HEAD_BYTES: usize = 8192;
 /// How long answers under way may take once the server is told to stop.
 const STOP_LIMIT: Duration = Duration::from_secs(1);
 
+/// A thread that has not run for so long is stuck. A reload of ten thousand integrators takes it less than a second.
+const STUCK: Duration = Duration::from_secs(15);
+
 /// The pause after a failed accept (out of file descriptors, say): the failure would otherwise repeat at full speed.
 const ACCEPT_PAUSE: Duration = Duration::from_millis(100);
 
@@ -69,11 +78,19 @@ pub async fn bind(listen: SocketAddr) -> io::Result<TcpListener> {
 
 /// Answers until `stop`, then for at most a second more. Readiness has a stop of its own, so that it can say "not ready"
 /// while the process finishes its work.
-pub async fn serve(listener: TcpListener, config: Admin, api: Api, stop: CancellationToken) {
-    serve_within(LIMITS, listener, router(&config, api), stop).await;
+pub async fn serve(listener: TcpListener, config: Admin, api: Api, pulse: Pulse, stop: CancellationToken) {
+    let site = Site { router: router(&config, api, pulse), prefix: config.path_prefix.into() };
+    serve_within(LIMITS, listener, site, stop).await;
 }
 
-async fn serve_within(limits: Limits, listener: TcpListener, router: Router, stop: CancellationToken) {
+/// What is served, and what a proxy may put before its paths.
+#[derive(Clone)]
+struct Site {
+    router: Router,
+    prefix: Arc<str>,
+}
+
+async fn serve_within(limits: Limits, listener: TcpListener, site: Site, stop: CancellationToken) {
     let places = Arc::new(Semaphore::new(limits.connections));
     let mut connections = JoinSet::new();
     loop {
@@ -88,10 +105,10 @@ async fn serve_within(limits: Limits, listener: TcpListener, router: Router, sto
             Some(_) = connections.join_next() => {}
             (place, accepted) = accept => match accepted {
                 Ok((stream, _)) => {
-                    let (router, stop) = (router.clone(), stop.clone());
+                    let (site, stop) = (site.clone(), stop.clone());
                     connections.spawn(async move {
                         let _place = place;
-                        connection(limits, stream, router, stop).await;
+                        connection(limits, stream, site, stop).await;
                     });
                 }
                 Err(_) => tokio::time::sleep(ACCEPT_PAUSE).await,
@@ -103,12 +120,20 @@ async fn serve_within(limits: Limits, listener: TcpListener, router: Router, sto
 }
 
 /// Serves one connection to its end. What goes wrong on it is the client's business and is not told.
-async fn connection(limits: Limits, stream: TcpStream, router: Router, stop: CancellationToken) {
+async fn connection(limits: Limits, stream: TcpStream, site: Site, stop: CancellationToken) {
+    let Site { router, prefix } = site;
+    let inner = TowerToHyperService::new(router);
+    let service = service_fn(move |mut request| {
+        if let Some(uri) = without_prefix(request.uri(), &prefix) {
+            *request.uri_mut() = uri;
+        }
+        inner.call(request)
+    });
     let serving = http1::Builder::new()
         .timer(TokioTimer::new())
         .header_read_timeout(limits.head)
         .max_buf_size(HEAD_BYTES)
-        .serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        .serve_connection(TokioIo::new(stream), service);
     let mut serving = std::pin::pin!(serving);
     let _ = tokio::time::timeout(limits.connection, async {
         tokio::select! {
@@ -122,17 +147,33 @@ async fn connection(limits: Limits, stream: TcpStream, router: Router, stop: Can
     .await;
 }
 
-fn router(config: &Admin, api: Api) -> Router {
+/// The same place without the prefix of a proxy that leaves it in; `None` where there is none.
+fn without_prefix(uri: &Uri, prefix: &str) -> Option<Uri> {
+    let rest = uri.path_and_query()?.as_str().strip_prefix(prefix).filter(|_| !prefix.is_empty())?;
+    match rest.as_bytes().first() {
+        Some(b'/') => rest.parse().ok(),
+        None | Some(b'?') => format!("/{rest}").parse().ok(),
+        Some(_) => None,
+    }
+}
+
+fn router(config: &Admin, api: Api, pulse: Pulse) -> Router {
     let (readiness, telemetry) = (api.readiness.clone(), api.telemetry.clone());
     let ready = get(|State(readiness): State<Readiness>| async move { ready(&readiness) }).with_state(readiness);
     let metrics = get(|State(scrape): State<Arc<Scrape>>| async move { metrics(&scrape) }).with_state(Arc::new(Scrape::new(telemetry)));
-    let probes = Router::new()
-        // That this is answered at all is the proof: the same runtime carries the deliveries.
-        .route("/livez", get(|| async { "ok\n" }))
-        .route("/readyz", ready)
-        .route("/metrics", metrics);
-    let all = if config.api { probes.merge(api::router(api, Access::new(config))) } else { probes };
+    let probes = Router::new().route("/livez", get(async move || live(&pulse))).route("/readyz", ready).route("/metrics", metrics);
+    let access = Arc::new(Access::new(config));
+    let all = if config.api { probes.merge(api::router(api, access)) } else { probes };
     all.layer(map_response(guarded))
+}
+
+/// Whether the thread that delivers runs, as this one does if it answers.
+fn live(pulse: &Pulse) -> Response {
+    let silence = pulse.silence();
+    if silence < STUCK {
+        return "ok\n".into_response();
+    }
+    (StatusCode::SERVICE_UNAVAILABLE, format!("the thread that delivers has not run for {} s\n", silence.as_secs())).into_response()
 }
 
 fn ready(readiness: &Readiness) -> Response {
@@ -160,7 +201,8 @@ const GUARDS: [(HeaderName, &str); 5] = [
 async fn guarded(mut response: Response) -> Response {
     let headers = response.headers_mut();
     for (name, value) in GUARDS {
-        headers.insert(name, HeaderValue::from_static(value));
+        // A page says itself what it needs.
+        headers.entry(name).or_insert(HeaderValue::from_static(value));
     }
     response
 }

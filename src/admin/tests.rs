@@ -8,9 +8,11 @@ use tokio::sync::watch;
 use tokio_util::sync::CancellationToken;
 
 use super::*;
-use crate::config::ApiToken;
 use crate::config::reload::ReloadTrigger;
+use crate::config::{ApiToken, example_configuration};
+use crate::holds::HoldKeeper;
 use crate::telemetry::Telemetry;
+use crate::worker::Insight;
 
 const TOKEN: &str = "a-token-of-at-least-thirty-two-characters";
 
@@ -37,6 +39,10 @@ impl Stage {
     }
 
     async fn start_within(limits: Limits, tokens: &[(&str, &str)]) -> Self {
+        Self::start_behind("", limits, tokens).await
+    }
+
+    async fn start_behind(prefix: &str, limits: Limits, tokens: &[(&str, &str)]) -> Self {
         let ((consumes, up), (publishes, also_up)) = (watch::channel(true), watch::channel(true));
         let (blocked, is_blocked) = watch::channel(false);
         let (stopping, stop) = (CancellationToken::new(), CancellationToken::new());
@@ -45,17 +51,26 @@ impl Stage {
         let listener = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let address = listener.local_addr().unwrap();
         let tokens = tokens.iter().map(|(name, secret)| ApiToken { name: (*name).to_owned(), secret: (*secret).into() }).collect();
-        let config = Admin { listen: address, api: true, tokens };
+        let config = Admin { listen: address, api: true, console: true, path_prefix: prefix.to_owned(), tokens };
         let telemetry = Telemetry::default();
         let api = Api {
             readiness,
             directory: watch::channel(Arc::default()).1,
             reload: ReloadTrigger::default(),
             telemetry: telemetry.clone(),
-            reloads: Api::one_reload_a_second(),
+            reloads: Api::once_a_second(),
+            config: Arc::new(example_configuration()),
+            worker: Insight::of_no_worker(),
+            holds: HoldKeeper::new(None, telemetry.clone()),
+            pings: Api::once_a_second(),
+            live: Arc::default(),
+            watchers: Api::room_for_watchers(),
         };
         let reload = api.reload.clone();
-        let server = tokio::spawn(serve_within(limits, listener, router(&config, api), stop.clone()));
+        let pulse = Pulse::default();
+        tokio::spawn(pulse.clone().beat());
+        let site = Site { router: router(&config, api, pulse), prefix: prefix.into() };
+        let server = tokio::spawn(serve_within(limits, listener, site, stop.clone()));
         Self { reload, telemetry, address, consumes, publishes, blocked, stopping, stop, server }
     }
 
@@ -261,4 +276,40 @@ async fn without_tokens_a_page_from_elsewhere_changes_nothing() {
     assert!(ask("host: evil.example:9464\r\n").await.starts_with("HTTP/1.1 403 "));
     assert!(tokio::time::timeout(Duration::from_millis(50), stage.reload.asked()).await.is_err(), "nothing was reloaded");
     assert!(ask("host: localhost:9464\r\n").await.starts_with("HTTP/1.1 202 "));
+}
+
+#[tokio::test]
+async fn a_proxy_may_leave_its_prefix_in_the_path() {
+    let stage = Stage::start_behind("/ops/callbackd", LIMITS, &[]).await;
+    for (path, status) in [
+        ("/ops/callbackd/livez", "200"),
+        ("/livez", "200"),
+        ("/ops/callbackd/api/v1/status", "200"),
+        ("/ops/callbackdlivez", "404"),
+        ("/ops/livez", "404"),
+        ("/ops/callbackd/ops/callbackd/livez", "404"),
+    ] {
+        let answer = stage.send(&format!("GET {path} HTTP/1.1\r\nhost: localhost\r\nconnection: close\r\n\r\n")).await;
+        assert_eq!(answer.split(' ').nth(1), Some(status), "{path}: {answer}");
+    }
+}
+
+#[tokio::test]
+async fn a_thread_that_does_not_run_is_not_alive() {
+    let pulse = Pulse::default();
+    assert_eq!(live(&pulse).status(), StatusCode::OK);
+    assert_eq!(live(&pulse.silent_for(STUCK)).status(), StatusCode::SERVICE_UNAVAILABLE);
+}
+
+#[tokio::test]
+async fn the_document_of_the_api_names_every_path_and_needs_a_token_too() {
+    let stage = Stage::with_tokens().await;
+    let answer = stage.ask("GET", "/api/openapi.json").await;
+    assert!(answer.starts_with("HTTP/1.1 401 "), "{answer}");
+    let request = format!("GET /api/openapi.json HTTP/1.1\r\nhost: x\r\nauthorization: Bearer {TOKEN}\r\nconnection: close\r\n\r\n");
+    let document: serde_json::Value = serde_json::from_str(body(&stage.send(&request).await)).unwrap();
+    assert_eq!(document["openapi"], "3.1.0");
+    for path in ["/api/v1/status", "/api/v1/endpoints/{integrator}/{endpoint}/pause", "/api/v1/stream"] {
+        assert!(document["paths"].get(path).is_some(), "{path}: {document}");
+    }
 }

@@ -5,6 +5,7 @@ pub mod dead;
 pub mod event_file;
 pub mod explain;
 mod outlet;
+pub mod ping;
 pub mod publish;
 pub mod receive;
 pub mod render;
@@ -40,6 +41,7 @@ enum Command {
     Receive(receive::Receive),
     Dead(dead::Dead),
     Explain(explain::Explain),
+    Ping(ping::Ping),
     Topology(topology::TopologyCommand),
 }
 
@@ -90,6 +92,7 @@ impl Cli {
             Command::Publish(command) => command.run(&load(path)?).await,
             Command::Receive(command) => command.run().await,
             Command::Dead(command) => command.run(&load(path)?).await,
+            Command::Ping(command) => command.run(path).await,
             Command::Explain(command) => command.run(&load(path)?).await,
             Command::Topology(command) => command.run(&load(path)?).await,
         }

@@ -11,7 +11,10 @@ use crate::config::reload::ReloadTrigger;
 use crate::config::{Config, Environment, reload};
 use crate::domain::integrator::Directory;
 use crate::egress::Egress;
+use crate::holds::HoldKeeper;
 use crate::lifecycle::{Request, Signals};
+use crate::live::Live;
+use crate::pulse::Pulse;
 use crate::store::Writer;
 use crate::supervisor::{State, Supervisor};
 use crate::telemetry::{Fact, Telemetry};
@@ -34,6 +37,8 @@ impl Run {
         let listener = admin::bind(config.admin.listen).await.map_err(|e| CliError::Failed(e.to_string()))?;
         let telemetry = Telemetry::new(&config);
         let (log, telemetry) = delivery_log(&config, telemetry)?;
+        let live = Arc::new(Live::default());
+        let telemetry = telemetry.observed_by(live.clone());
         telemetry.configured(&directory);
         telemetry.record(&Fact::Started { integrators: directory.len(), endpoints: directory.all().count() });
         let address = listener.local_addr().ok();
@@ -42,11 +47,27 @@ impl Run {
         let stop = CancellationToken::new();
         let (directory, trigger) = reload::watch_directory(&config, directory, telemetry.clone(), stop.clone());
         let in_force = directory.clone();
-        let worker = Worker::start(Parts { config: Arc::clone(&config), directory, egress, telemetry: telemetry.clone() });
-        let readiness = Readiness::new(worker.readiness(), worker.blocked(), stop.clone());
-        let ended = CancellationToken::new();
-        let api = Api { readiness, directory: in_force, reload: trigger.clone(), telemetry, reloads: Api::one_reload_a_second() };
-        let admin = tokio::spawn(admin::serve(listener, config.admin.clone(), api, ended.clone()));
+        let holds = HoldKeeper::new(config.delivery_log.database.clone(), telemetry.clone());
+        holds.start().await;
+        let parts = Parts { config: Arc::clone(&config), directory, holds: holds.in_force(), egress, telemetry: telemetry.clone() };
+        let worker = Worker::start(parts);
+        let pulse = Pulse::default();
+        tokio::spawn(pulse.clone().beat());
+        let api = Api {
+            readiness: Readiness::new(worker.readiness(), worker.blocked(), stop.clone()),
+            directory: in_force,
+            reload: trigger.clone(),
+            telemetry,
+            reloads: Api::once_a_second(),
+            config: Arc::clone(&config),
+            worker: worker.insight(),
+            holds,
+            pings: Api::once_a_second(),
+            live,
+            watchers: Api::room_for_watchers(),
+        };
+        let admin = admin::start(listener, config.admin.clone(), api, pulse)
+            .map_err(|error| CliError::Failed(format!("no thread for the admin side: {error}")))?;
 
         let (mut signals, mut worker) = (signals, worker);
         let telling = Arc::clone(&supervisor);
@@ -67,8 +88,7 @@ impl Run {
         if let Some(log) = log {
             log.stop().await;
         }
-        ended.cancel();
-        let _ = admin.await;
+        admin.stop().await;
         if broken {
             return Err(CliError::Failed("a part of the worker ended by itself, which is a fault of the program; see the log".to_owned()));
         }

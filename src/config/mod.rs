@@ -34,6 +34,7 @@ pub mod reload;
 mod schema;
 mod secret;
 mod section;
+mod shown;
 mod source;
 mod tls;
 mod units;
@@ -206,6 +207,9 @@ fn own_addresses(broker: Option<&Broker>, admin: &Admin, proxy: Option<&Proxy>) 
 }
 
 #[cfg(test)]
+pub(crate) use tests::example_configuration;
+
+#[cfg(test)]
 mod tests {
     use std::collections::BTreeSet;
 
@@ -241,6 +245,11 @@ mod tests {
         let token = ("CALLBACKD_OPS_TOKEN".to_owned(), "not-a-secret-not-a-secret-not-a-secret".to_owned());
         let hash = ("CALLBACKD_HASH_SECRET".to_owned(), "not-a-secret-not-a-secret".to_owned());
         [token, hash].into_iter().collect()
+    }
+
+    /// The example configuration.
+    pub(crate) fn example_configuration() -> Config {
+        load_with(&example("callbackd.example.toml"), &environment_of_the_configuration()).unwrap()
     }
 
     /// What is asked for while the example configuration is read.

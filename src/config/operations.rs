@@ -19,6 +19,10 @@ pub struct Admin {
     pub listen: SocketAddr,
     /// Whether `/api` is served.
     pub api: bool,
+    /// Whether the console is served, which needs `/api`.
+    pub console: bool,
+    /// What stands before every path of the console where a proxy adds it: empty, or `/` and a name.
+    pub path_prefix: String,
     /// Who may use it. With none, whoever is on this machine: then `listen` is a loopback address, or there is no `/api`.
     pub tokens: Vec<ApiToken>,
 }
@@ -37,6 +41,9 @@ const TOKENS: usize = 32;
 
 /// The least of a token: 32 characters of a random text in hexadecimal are 128 bits.
 const LEAST_TOKEN: usize = 32;
+
+/// Longest prefix of paths, in bytes.
+const PREFIX_LIMIT: usize = 100;
 
 /// Longest name of a token, in bytes.
 const NAME_LIMIT: usize = 64;
@@ -65,12 +72,25 @@ pub enum LogFormat {
 pub(super) fn read_admin(section: &mut Section<'_>) -> Admin {
     let listen: SocketAddr = section.or("listen", (Ipv4Addr::LOCALHOST, 9464).into(), address);
     let api = section.or("api", true, boolean);
+    let console = section.or("console", true, boolean);
+    let path_prefix = section.or("path_prefix", String::new(), path_prefix);
     let tokens = read_tokens(section);
     if api && tokens.as_ref().is_none_or(Vec::is_empty) && !listen.ip().to_canonical().is_loopback() {
         let who = format!("whoever reaches {listen} could use /api");
         section.problem("token", format!("is missing: {who}; add [[admin.token]], set api = false, or listen on a loopback address"));
     }
-    Admin { listen, api, tokens: tokens.unwrap_or_default() }
+    Admin { listen, api, console: console && api, path_prefix, tokens: tokens.unwrap_or_default() }
+}
+
+fn path_prefix(value: &Value) -> Result<String, Fault> {
+    let text = any_text(value)?;
+    let is_plain = |part: &str| !part.is_empty() && part.bytes().all(|byte| byte.is_ascii_alphanumeric() || matches!(byte, b'-' | b'_'));
+    let is_good =
+        text.is_empty() || (text.len() <= PREFIX_LIMIT && text.strip_prefix('/').is_some_and(|rest| rest.split('/').all(is_plain)));
+    if is_good {
+        return Ok(text.to_owned());
+    }
+    Err(Fault::content(format!(r#"{} is no prefix of paths; write for example "/callbackd""#, quoted(text))))
 }
 
 fn read_tokens(section: &mut Section<'_>) -> Option<Vec<ApiToken>> {

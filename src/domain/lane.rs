@@ -20,6 +20,10 @@ use super::reply::Charge;
 use super::service::Service;
 use super::turns::Turns;
 
+mod standing;
+
+pub use standing::{Renewed, Standing, View};
+
 /// What the endpoint gets to within this time stays in line in any case: it is gone before it could be in anybody's way.
 const SOON: Duration = Duration::from_millis(100);
 /// An endpoint that works through a whole prefetch window within this time is in nobody's way: to move its events away and
@@ -49,8 +53,12 @@ pub struct Lane<T> {
     paused_until: Option<Instant>,
     /// It was paused, and it is not known yet whether it takes requests again: one at a time finds out.
     is_doubtful: bool,
+    /// An operator has paused it.
+    is_held: bool,
     /// Given away to those that have left.
     turns: Turns,
+    /// Left, and not back yet, as far as is known.
+    parked: usize,
 }
 
 #[derive(Debug)]
@@ -105,6 +113,8 @@ pub enum Cause {
     Shut,
     /// The endpoint answered 410.
     Paused,
+    /// An operator has paused the endpoint.
+    Held,
 }
 
 /// Work that leaves the line.
@@ -147,7 +157,9 @@ impl<T> Lane<T> {
             pace: policy.rate.map(Pace::new),
             paused_until: None,
             is_doubtful: false,
+            is_held: false,
             turns: Turns::new(now),
+            parked: 0,
         }
     }
 
@@ -203,7 +215,7 @@ impl<T> Lane<T> {
         self.service.end(turn.started, turn.events, now);
         self.is_full = false;
         self.events_in_flight = self.events_in_flight.saturating_sub(turn.events);
-        self.is_doubtful &= self.is_paused(now) || ending.charge.is_none();
+        self.is_doubtful &= self.is_gone(now) || ending.charge.is_none();
         let Some(charge) = ending.charge else {
             if turn.probe {
                 self.circuit.abandon_probe(now);
@@ -247,6 +259,9 @@ impl<T> Lane<T> {
         now: Instant,
         turn_in: impl Fn(&T) -> Option<Duration>,
     ) -> Vec<Departure<T>> {
+        if self.is_held {
+            return self.leave(0, Cause::Held, |_, _| Need { wait: PAUSED, rounding: Rounding::Up });
+        }
         if let Some(until) = self.paused_until.filter(|until| *until > now) {
             let wait = PAUSED.min(until - now);
             return self.leave(0, Cause::Paused, |_, _| Need { wait, rounding: Rounding::Up });
@@ -333,33 +348,13 @@ impl<T> Lane<T> {
     /// Takes out of the line whoever stands behind the first `stay`, in order.
     fn leave(&mut self, stay: usize, cause: Cause, mut need: impl FnMut(&mut Self, &T) -> Need) -> Vec<Departure<T>> {
         let leaving: Vec<Queued<T>> = self.line.drain(stay.min(self.line.len())..).collect();
+        self.parked = self.parked.saturating_add(leaving.len());
         leaving.into_iter().map(|Queued { work, .. }| Departure { need: need(self, &work), work, cause }).collect()
     }
 
     /// Events a second that the endpoint can be told, as far as is known.
     fn events_per_second(&self, policy: &DeliveryPolicy, now: Instant) -> f64 {
         self.service.events_per_second(policy.max_in_flight.get(), now).min(allowed(policy))
-    }
-
-    /// The endpoint has said that it is gone: it is not called before `until`.
-    pub fn pause(&mut self, until: Instant) {
-        self.paused_until = Some(until);
-        self.is_doubtful = true;
-    }
-
-    /// Ends a pause whose time is over; says whether there was one.
-    pub fn end_pause(&mut self, now: Instant) -> bool {
-        self.paused_until.take_if(|until| *until <= now).is_some()
-    }
-
-    /// The endpoint's configuration has changed: whatever was held against it is forgotten. Says what that was.
-    pub fn renew(&mut self, policy: &DeliveryPolicy, now: Instant) -> Renewed {
-        let renewed = Renewed { was_paused: self.paused_until.take().is_some(), circuit: self.circuit.open_for(now) };
-        self.circuit = Circuit::default();
-        self.is_doubtful = false;
-        self.pace = policy.rate.map(Pace::new);
-        self.turns = Turns::new(now);
-        renewed
     }
 
     /// Takes out of the line what `keep` refuses; says how many that were.
@@ -404,19 +399,6 @@ impl<T> Lane<T> {
     pub fn has_line(&self) -> bool {
         !self.line.is_empty()
     }
-
-    fn is_paused(&self, now: Instant) -> bool {
-        self.paused_until.is_some_and(|until| until > now)
-    }
-}
-
-/// What was forgotten by [`Lane::renew`].
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Renewed {
-    /// The endpoint was paused.
-    pub was_paused: bool,
-    /// The circuit was open for so long.
-    pub circuit: Option<Duration>,
 }
 
 /// Events a second that the endpoint's rate limit allows.

@@ -12,6 +12,7 @@ pub mod decode;
 pub mod event;
 pub mod format;
 pub mod history;
+pub mod hold;
 pub mod integrator;
 pub mod ladder;
 pub mod lane;

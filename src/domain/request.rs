@@ -34,6 +34,8 @@ pub const WEBHOOK_ID: HeaderName = HeaderName::from_static("webhook-id");
 pub const WEBHOOK_TIMESTAMP: HeaderName = HeaderName::from_static("webhook-timestamp");
 /// One signature for each secret, `v1` or `v1a` (Standard Webhooks 1.0.0).
 pub const WEBHOOK_SIGNATURE: HeaderName = HeaderName::from_static("webhook-signature");
+/// Stands on a ping alone, which tells of nothing.
+pub const PING: HeaderName = HeaderName::from_static("callback-ping");
 const TRACEPARENT: HeaderName = HeaderName::from_static("traceparent");
 const TRACESTATE: HeaderName = HeaderName::from_static("tracestate");
 
@@ -111,7 +113,20 @@ const VALUES: usize = 384;
 /// it is the first.
 #[must_use]
 pub fn compose(endpoint: &Endpoint, events: &[&Event], body: Vec<u8>, attempt: &Attempt) -> CallbackRequest {
-    let webhook_id = webhook_id(&endpoint.integrator, &endpoint.id, events);
+    assemble(endpoint, webhook_id(&endpoint.integrator, &endpoint.id, events), events, body, attempt)
+}
+
+/// Composes a request that tells of nothing, to see whether an endpoint takes requests: signed and authorized as any other, with the body
+/// `[]` (in both formats a callback without entries) and the header [`PING`]. `nonce` makes its `webhook-id` one of its own.
+#[must_use]
+pub fn compose_ping(endpoint: &Endpoint, nonce: u64, now: Timestamp) -> CallbackRequest {
+    let attempt = Attempt { number: 1, received_at: now, now };
+    let mut request = assemble(endpoint, format!("msg_ping_{nonce:016x}"), &[], b"[]".to_vec(), &attempt);
+    request.headers.insert(PING, HeaderValue::from_static("1"));
+    request
+}
+
+fn assemble(endpoint: &Endpoint, webhook_id: String, events: &[&Event], body: Vec<u8>, attempt: &Attempt) -> CallbackRequest {
     let signature = sign(&endpoint.signing, &webhook_id, attempt.now, &body);
     let trace = events.first().and_then(|event| event.trace.as_ref());
     let is_authorized = endpoint.auth != Auth::None;
@@ -132,7 +147,9 @@ pub fn compose(endpoint: &Endpoint, events: &[&Event], body: Vec<u8>, attempt: &
     if let Some(signature) = signature {
         headers.put(WEBHOOK_SIGNATURE, signature);
     }
-    headers.put(EVENT_IDS, Ids(events));
+    if !events.is_empty() {
+        headers.put(EVENT_IDS, Ids(events));
+    }
     headers.put(INTEGRATOR, encode(endpoint.integrator.as_str()));
     let occurred = events.first().and_then(|event| event.occurred_at.as_ref());
     headers.put(OCCURRED_AT, occurred_at(occurred, attempt.received_at));
@@ -168,7 +185,7 @@ impl Headers {
 fn is_ours(name: &HeaderName) -> bool {
     [CONTENT_TYPE, USER_AGENT, TRACEPARENT, TRACESTATE].contains(name)
         || [WEBHOOK_ID, WEBHOOK_TIMESTAMP, WEBHOOK_SIGNATURE].contains(name)
-        || [EVENT_IDS, INTEGRATOR, OCCURRED_AT, ATTEMPT].contains(name)
+        || [EVENT_IDS, INTEGRATOR, OCCURRED_AT, ATTEMPT, PING].contains(name)
 }
 
 /// The ids of events, encoded, with commas between them.

@@ -237,7 +237,7 @@ const fn is_told(cause: WaitCause, parked: u32) -> bool {
     match cause {
         WaitCause::Retry | WaitCause::HoldUntil => false,
         WaitCause::Configuration => true,
-        WaitCause::Parked | WaitCause::Circuit | WaitCause::Paused | WaitCause::Stopping => parked.is_power_of_two(),
+        WaitCause::Parked | WaitCause::Circuit | WaitCause::Paused | WaitCause::Held | WaitCause::Stopping => parked.is_power_of_two(),
     }
 }
 

@@ -5,6 +5,7 @@
 //! and counted. Nothing depends on it either: the broker has all that delivery needs.
 
 pub mod entry;
+pub mod holds;
 mod insert;
 pub mod journal;
 pub mod reader;
@@ -19,6 +20,7 @@ use sqlx::any::AnyConnectOptions;
 use sqlx::{AnyConnection, ConnectOptions as _};
 use tokio::time::timeout;
 
+pub use holds::HoldTable;
 pub use journal::Journal;
 pub use reader::Reader;
 pub use writer::Writer;

@@ -62,6 +62,19 @@ CREATE TABLE payload (
 );
 ";
 
+/// What operators want that is to outlive a restart.
+const HOLDS: &str = "
+CREATE TABLE hold (
+    integrator TEXT NOT NULL,
+    endpoint TEXT NOT NULL,
+    since BIGINT NOT NULL,
+    until BIGINT,
+    actor TEXT NOT NULL,
+    reason TEXT,
+    PRIMARY KEY (integrator, endpoint)
+);
+";
+
 /// What stays as it is in the path of a URL.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_');
 
@@ -111,9 +124,12 @@ pub(super) async fn migrate(database: &Database, connection: &mut AnyConnection)
         Database::Sqlite(_) => ("INTEGER", " WITHOUT ROWID"),
         Database::Postgres(_) => ("BIGINT", ""),
     };
-    let sql = FIRST.replace("{number}", number).replace("{clustered}", clustered);
-    let first = Migration::new(1, "the delivery log".into(), MigrationType::Simple, AssertSqlSafe(sql).into_sql_str(), false);
-    let mut migrator = Migrator::with_migrations(vec![first]);
+    let migration = |(version, name, sql): (i64, &'static str, &str)| {
+        let sql = sql.replace("{number}", number).replace("{clustered}", clustered);
+        Migration::new(version, name.into(), MigrationType::Simple, AssertSqlSafe(sql).into_sql_str(), false)
+    };
+    let all = [(1, "the delivery log", FIRST), (4, "endpoints on hold", HOLDS)];
+    let mut migrator = Migrator::with_migrations(all.into_iter().map(migration).collect::<Vec<_>>());
     // A newer worker may have added to the tables; what it added is not ours to judge.
     migrator.set_ignore_missing(true);
     let migrated = timeout(LIMIT, migrator.run_direct(None, connection, false)).await.map_err(|_| StoreError::Timeout)?;

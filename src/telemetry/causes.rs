@@ -15,14 +15,16 @@ pub enum WaitCause {
     Circuit,
     /// Its endpoint answered 410 and is not told for now.
     Paused,
+    /// An operator has paused its endpoint.
+    Held,
     /// The worker stops, and the event has been told at another endpoint already.
     Stopping,
 }
 
 impl WaitCause {
     /// Every cause, for metrics that start at zero.
-    pub const ALL: [Self; 7] =
-        [Self::Retry, Self::HoldUntil, Self::Configuration, Self::Parked, Self::Circuit, Self::Paused, Self::Stopping];
+    pub const ALL: [Self; 8] =
+        [Self::Retry, Self::HoldUntil, Self::Configuration, Self::Parked, Self::Circuit, Self::Paused, Self::Held, Self::Stopping];
 
     /// The name in logs and metrics.
     #[must_use]
@@ -34,6 +36,7 @@ impl WaitCause {
             Self::Parked => "parked",
             Self::Circuit => "circuit",
             Self::Paused => "paused",
+            Self::Held => "held",
             Self::Stopping => "stopping",
         }
     }

@@ -11,6 +11,7 @@ use crate::domain::circuit::TripCause;
 use crate::domain::dead::{DeadReason, RejectReason};
 use crate::domain::decide::{Verdict, Wait};
 use crate::domain::event::Event;
+use crate::domain::hold::Hold;
 use crate::domain::integrator::{Endpoint, EndpointUrl, SkipReason};
 use crate::domain::names::{EndpointId, EventId, IntegratorKey, SourceName, Topic};
 use crate::domain::reply::Reply;
@@ -33,6 +34,8 @@ pub enum Fact<'a> {
         actor: &'a str,
         /// What is done.
         action: &'static str,
+        /// To what; empty where the action says it all.
+        detail: &'a str,
     },
     /// A request to `/api` was turned away.
     ApiRefused {
@@ -223,6 +226,27 @@ pub enum Fact<'a> {
         endpoint: &'a Endpoint,
         /// Why.
         cause: ResumeCause,
+    },
+    /// An operator has paused an endpoint: its events wait.
+    EndpointHeld {
+        /// Whose it is.
+        integrator: &'a IntegratorKey,
+        /// The endpoint.
+        endpoint: &'a EndpointId,
+        /// Who, since when and how long.
+        hold: &'a Hold,
+    },
+    /// An endpoint that an operator had paused is told again.
+    EndpointReleased {
+        /// Whose it is.
+        integrator: &'a IntegratorKey,
+        /// The endpoint.
+        endpoint: &'a EndpointId,
+    },
+    /// It cannot be read which endpoints operators have paused: what was known last stays in force. Told once, until it can be read again.
+    HoldsUnread {
+        /// Why.
+        error: &'a str,
     },
     /// A delivery was given up and is among the dead letters (confirmed).
     DeadLettered {

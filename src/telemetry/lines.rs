@@ -46,7 +46,10 @@ pub(super) fn write(fact: &Fact<'_>) {
         | Fact::CircuitProbing { .. }
         | Fact::CircuitClosed { .. }
         | Fact::EndpointPaused { .. }
-        | Fact::EndpointResumed { .. } => circuits::write(fact),
+        | Fact::EndpointResumed { .. }
+        | Fact::EndpointHeld { .. }
+        | Fact::EndpointReleased { .. }
+        | Fact::HoldsUnread { .. } => circuits::write(fact),
         Fact::DeliveryLogReady { .. }
         | Fact::DeliveryLogFailed { .. }
         | Fact::DeliveryLogFull
@@ -124,7 +127,9 @@ fn waits(fact: &Fact<'_>) {
     match cause {
         // The attempt before has its own line, which says the same; so has the circuit that opened and the endpoint that
         // paused. A full lane sends thousands away: they are counted.
-        WaitCause::Retry | WaitCause::HoldUntil | WaitCause::Parked | WaitCause::Circuit | WaitCause::Paused => line!(debug),
+        WaitCause::Retry | WaitCause::HoldUntil | WaitCause::Parked | WaitCause::Circuit | WaitCause::Paused | WaitCause::Held => {
+            line!(debug);
+        }
         WaitCause::Configuration | WaitCause::Stopping => line!(info),
     }
 }
@@ -203,7 +208,9 @@ fn service(fact: &Fact<'_>) {
         Fact::Started { integrators, endpoints } => {
             info!(target: "callbackd", version = env!("CARGO_PKG_VERSION"), integrators, endpoints, "started");
         }
-        Fact::Audited { actor, action } => info!(target: "callbackd::audit", actor, action, "audit"),
+        Fact::Audited { actor, action, detail } => {
+            info!(target: "callbackd::audit", actor, action, detail = (!detail.is_empty()).then(|| cut(detail, TEXT_LIMIT)).as_deref(), "audit");
+        }
         // Whoever tries could fill the log: they are counted.
         Fact::ApiRefused { reason } => debug!(target: "callbackd", reason = reason.as_str(), "api refused"),
         Fact::Reloaded { integrators, endpoints } => info!(target: "callbackd", integrators, endpoints, "reloaded"),

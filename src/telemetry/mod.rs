@@ -110,6 +110,11 @@ impl Telemetry {
         self.metrics.events.held_bytes.sub(signed(bytes));
     }
 
+    /// So many endpoints are paused by operators.
+    pub fn endpoints_held(&self, count: usize) {
+        self.metrics.circuits.held.set(signed(count));
+    }
+
     /// So many entries of the delivery log were left out: too many wait already, the database does not take them, or the process ends.
     pub fn delivery_log_dropped(&self, entries: u64) {
         self.metrics.delivery_log.dropped.inc_by(entries);

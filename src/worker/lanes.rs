@@ -12,8 +12,9 @@ use super::delivery::{self, Delivery};
 use super::{Shared, settle};
 use crate::clock;
 use crate::domain::circuit::Change;
+use crate::domain::hold::Holds;
 use crate::domain::integrator::{Directory, Endpoint};
-use crate::domain::lane::{Cause, Departure, Ending, Lane, Next, Room, Turn};
+use crate::domain::lane::{Cause, Departure, Ending, Lane, Next, Room, Turn, View};
 use crate::domain::names::{EndpointId, IntegratorKey};
 use crate::domain::reply::Reply;
 use crate::telemetry::{Fact, ResumeCause, WaitCause};
@@ -49,12 +50,14 @@ impl Lanes {
     }
 
     /// The lane of an endpoint.
-    fn of(&self, endpoint: &Arc<Endpoint>, now: Instant) -> Arc<Place> {
+    fn of(&self, endpoint: &Arc<Endpoint>, holds: &watch::Receiver<Arc<Holds>>, now: Instant) -> Arc<Place> {
         let mut all = self.lock();
         if let Some(place) = all.get(&endpoint.integrator).and_then(|of_integrator| of_integrator.get(&endpoint.id)) {
             return Arc::clone(place);
         }
-        let state = State { endpoint: Arc::clone(endpoint), is_configured: true, lane: Lane::new(&endpoint.policy, now), timer: None };
+        let mut lane = Lane::new(&endpoint.policy, now);
+        lane.hold(holds.borrow().on(&endpoint.integrator, &endpoint.id).is_some());
+        let state = State { endpoint: Arc::clone(endpoint), is_configured: true, lane, timer: None };
         let place = Arc::new(Place { integrator: endpoint.integrator.clone(), id: endpoint.id.clone(), state: Mutex::new(state) });
         all.entry(endpoint.integrator.clone()).or_default().insert(endpoint.id.clone(), Arc::clone(&place));
         place
@@ -170,10 +173,17 @@ impl Pushed {
     /// Puts a delivery in line at its endpoint, which is the newest version there is.
     pub(super) fn push(&mut self, shared: &Arc<Shared>, endpoint: &Arc<Endpoint>, delivery: Delivery) {
         let now = Instant::now();
-        let place = shared.lanes.of(endpoint, now);
+        let place = shared.lanes.of(endpoint, &shared.holds, now);
         renew(shared, &place, endpoint, now);
         shared.telemetry.lane_waiting_add(1);
-        place.lock().lane.push(delivery, now);
+        let has_been_away = delivery.stake.parcel().history.parked > 0;
+        {
+            let mut state = place.lock();
+            if has_been_away {
+                state.lane.came_back();
+            }
+            state.lane.push(delivery, now);
+        }
         if !self.0.iter().any(|known| Arc::ptr_eq(known, &place)) {
             self.0.push(place);
         }
@@ -257,6 +267,7 @@ fn make_room(shared: &Arc<Shared>, state: &mut State) {
             Cause::Full => WaitCause::Parked,
             Cause::Shut => WaitCause::Circuit,
             Cause::Paused => WaitCause::Paused,
+            Cause::Held => WaitCause::Held,
         };
         shared.tasks.spawn(async move { settle::park(&on, work, &endpoint, need, cause).await });
     }
@@ -381,6 +392,24 @@ pub(super) async fn follow_directory(shared: Arc<Shared>, mut directory: watch::
             orphan(&shared, &place.id, waiting);
         }
     }
+}
+
+/// Whenever operators pause endpoints or let them go on, tells the lanes.
+pub(super) async fn follow_holds(shared: Arc<Shared>, mut holds: watch::Receiver<Arc<Holds>>) {
+    while holds.changed().await.is_ok() {
+        let newest = Arc::clone(&holds.borrow_and_update());
+        for place in shared.lanes.all() {
+            place.lock().lane.hold(newest.on(&place.integrator, &place.id).is_some());
+            pump(&shared, &place);
+        }
+    }
+}
+
+/// How an endpoint's lane stands; `None` where it has nothing to remember.
+pub(super) fn view(shared: &Shared, endpoint: &Endpoint) -> Option<View> {
+    let place = shared.lanes.lock().get(&endpoint.integrator)?.get(&endpoint.id).map(Arc::clone)?;
+    let view = place.lock().lane.view(Instant::now());
+    Some(view)
 }
 
 /// The endpoint of these is no longer configured.

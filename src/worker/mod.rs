@@ -1,6 +1,7 @@
 //! The worker: wires the pure core to broker and network. One direction: intake → lanes → delivery → settle.
 
 mod delivery;
+mod insight;
 mod intake;
 mod lanes;
 mod parcel;
@@ -18,10 +19,12 @@ use tokio_util::task::TaskTracker;
 
 use crate::broker::{Ground, Publisher, QueueRole, Subscription, Topology};
 use crate::config::{Config, Source};
+use crate::domain::hold::Holds;
 use crate::domain::integrator::Directory;
 use crate::egress::{Egress, Tokens};
 use crate::telemetry::{Fact, Telemetry};
 
+pub use insight::Insight;
 use intake::Intake;
 use lanes::Lanes;
 use parcel::Window;
@@ -33,6 +36,7 @@ pub const GOODBYE: Duration = Duration::from_secs(4);
 struct Shared {
     config: Arc<Config>,
     directory: watch::Receiver<Arc<Directory>>,
+    holds: watch::Receiver<Arc<Holds>>,
     publisher: Publisher,
     egress: Egress,
     tokens: Tokens,
@@ -59,6 +63,8 @@ pub struct Parts {
     pub config: Arc<Config>,
     /// The integrators, replaced on reload.
     pub directory: watch::Receiver<Arc<Directory>>,
+    /// Endpoints that operators have paused.
+    pub holds: watch::Receiver<Arc<Holds>>,
     /// The side that calls endpoints.
     pub egress: Egress,
     /// Where facts go.
@@ -69,12 +75,13 @@ impl Worker {
     /// Connects to the broker and starts to work; the connections are made, and made again, in the background.
     #[must_use]
     pub fn start(parts: Parts) -> Self {
-        let Parts { config, directory, egress, telemetry } = parts;
+        let Parts { config, directory, holds, egress, telemetry } = parts;
         let topology = Arc::new(Topology::new(&config));
         let publisher = Publisher::start(&config, Arc::clone(&topology), telemetry.clone());
         let shared = Arc::new(Shared {
             config: Arc::clone(&config),
             directory,
+            holds,
             publisher,
             tokens: Tokens::new(egress.clone(), telemetry.clone()),
             egress,
@@ -86,6 +93,7 @@ impl Worker {
         });
         tokio::spawn(lanes::watch_lines(Arc::clone(&shared)));
         tokio::spawn(lanes::follow_directory(Arc::clone(&shared), shared.directory.clone()));
+        tokio::spawn(lanes::follow_holds(Arc::clone(&shared), shared.holds.clone()));
         let mut subscriptions = Vec::new();
         let mut intakes = JoinSet::new();
         for source in &config.sources {
@@ -110,6 +118,12 @@ impl Worker {
     pub fn readiness(&self) -> Vec<(String, watch::Receiver<bool>)> {
         let queues = self.subscriptions.iter().map(|(queue, subscription)| (format!("consumer of {queue}"), subscription.live()));
         std::iter::once(("connection that publishes".to_owned(), self.shared.publisher.connected())).chain(queues).collect()
+    }
+
+    /// What others may see of it while it works.
+    #[must_use]
+    pub fn insight(&self) -> Insight {
+        Insight::new(&self.shared)
     }
 
     /// Whether the broker refuses to take what we publish at present.

@@ -2,7 +2,7 @@
 
 use tracing::{info, warn};
 
-use super::{NAME_LIMIT, cut, ms};
+use super::{NAME_LIMIT, TEXT_LIMIT, cut, ms};
 use crate::telemetry::facts::Fact;
 
 pub(super) fn write(fact: &Fact<'_>) {
@@ -44,6 +44,22 @@ pub(super) fn write(fact: &Fact<'_>) {
             cause = cause.as_str(),
             "endpoint resumed"
         ),
+        Fact::EndpointHeld { integrator, endpoint, hold } => warn!(
+            target: "callbackd",
+            integrator = &*cut(integrator.as_str(), NAME_LIMIT),
+            endpoint = endpoint.as_str(),
+            actor = &*hold.actor,
+            since = hold.since.to_string(),
+            until = hold.until.map(|until| until.to_string()),
+            "endpoint held"
+        ),
+        Fact::EndpointReleased { integrator, endpoint } => info!(
+            target: "callbackd",
+            integrator = &*cut(integrator.as_str(), NAME_LIMIT),
+            endpoint = endpoint.as_str(),
+            "endpoint released"
+        ),
+        Fact::HoldsUnread { error } => warn!(target: "callbackd", error = &*cut(error, TEXT_LIMIT), "holds unread"),
         _ => {}
     }
 }

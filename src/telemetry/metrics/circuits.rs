@@ -3,7 +3,7 @@
 use std::collections::{HashMap, HashSet};
 use std::sync::{Mutex, PoisonError};
 
-use prometheus::{IntCounter, IntCounterVec, IntGaugeVec};
+use prometheus::{IntCounter, IntCounterVec, IntGauge, IntGaugeVec};
 
 use super::Maker;
 use crate::clock;
@@ -22,6 +22,8 @@ pub(in crate::telemetry) struct Circuits {
     /// Openings at endpoints that are not configured any more.
     removed: IntCounter,
     endpoints: Mutex<Endpoints>,
+    /// Endpoints that operators have paused.
+    pub(in crate::telemetry) held: IntGauge,
 }
 
 struct Families {
@@ -88,7 +90,8 @@ impl Circuits {
             ),
         };
         let removed = families.openings.with_label_values(&[REMOVED, REMOVED]);
-        Self { families, removed, endpoints: Mutex::default() }
+        let held = maker.gauge("callbackd_endpoints_held", "Endpoints that operators have paused");
+        Self { families, removed, endpoints: Mutex::default(), held }
     }
 
     /// Takes away the series of endpoints that are not in `directory`.

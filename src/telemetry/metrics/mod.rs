@@ -108,6 +108,7 @@ impl Metrics {
             | Fact::PublishFailed { .. }
             | Fact::StaleAcks { .. } => self.broker.count(fact),
             Fact::Started { .. } | Fact::Reloaded { .. } | Fact::ReloadRefused { .. } | Fact::ApiRefused { .. } => self.service.count(fact),
+            Fact::EndpointHeld { .. } | Fact::EndpointReleased { .. } | Fact::HoldsUnread { .. } => {}
             Fact::Audited { .. } | Fact::TopologyReady { .. } | Fact::Stopping { .. } | Fact::Stopped { .. } => {}
         }
     }

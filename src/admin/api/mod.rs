@@ -1,24 +1,37 @@
 //! `/api/v1`: what operators may ask and change. Everything here is for whoever [`Access`] admits, and whatever changes something
 //! leaves an audit line with the name of the token before it is answered.
 
+mod actions;
+mod answer;
+mod endpoints;
+mod process;
+mod stream;
+
 use std::num::NonZeroU32;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Extension, Request, State};
+use axum::extract::{Request, State};
 use axum::http::{HeaderName, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
-use axum::response::{IntoResponse, Response};
-use axum::routing::{get, post};
+use axum::response::{IntoResponse as _, Response};
+use axum::routing::get;
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use serde::Serialize;
-use tokio::sync::watch;
+use tokio::sync::{Semaphore, watch};
+use utoipa::OpenApi;
+use utoipa_axum::router::OpenApiRouter;
+use utoipa_axum::routes;
 
+use self::answer::told;
 use super::access::{self, Access, Actor};
 use super::readiness::Readiness;
+use crate::config::Config;
 use crate::config::reload::ReloadTrigger;
 use crate::domain::integrator::Directory;
+use crate::holds::HoldKeeper;
+use crate::live::Live;
 use crate::telemetry::{ApiRefusal, Fact, Telemetry};
+use crate::worker::Insight;
 
 /// Most bytes of a request's body.
 const BODY_BYTES: u64 = 64 * 1024;
@@ -36,41 +49,78 @@ pub struct Api {
     pub telemetry: Telemetry,
     /// Limits how often they are loaded.
     pub reloads: Arc<DefaultDirectRateLimiter>,
+    /// The configuration in force.
+    pub config: Arc<Config>,
+    /// The worker at its work.
+    pub worker: Insight,
+    /// Endpoints that operators have paused.
+    pub holds: Arc<HoldKeeper>,
+    /// Limits how often endpoints are pinged.
+    pub pings: Arc<DefaultDirectRateLimiter>,
+    /// What happens right now.
+    pub live: Arc<Live>,
+    /// Limits how many watch at one time.
+    pub watchers: Arc<Semaphore>,
 }
 
 impl Api {
-    /// One reload a second.
+    /// For what may be done once a second.
     #[must_use]
-    pub fn one_reload_a_second() -> Arc<DefaultDirectRateLimiter> {
+    pub fn once_a_second() -> Arc<DefaultDirectRateLimiter> {
         Arc::new(RateLimiter::direct(Quota::per_second(NonZeroU32::MIN)))
+    }
+
+    /// Room for so many who watch at one time: a quarter of all connections.
+    #[must_use]
+    pub fn room_for_watchers() -> Arc<Semaphore> {
+        Arc::new(Semaphore::new(16))
     }
 }
 
-#[derive(Serialize)]
-struct Status {
-    version: &'static str,
-    ready: bool,
-    missing: Vec<String>,
-    integrators: usize,
-    endpoints: usize,
-}
+/// What the document of the API says of it as a whole.
+#[derive(OpenApi)]
+#[openapi(
+    info(title = "callbackd", description = "What operators may ask and change. Where tokens are configured, each request carries one: `authorization: Bearer …`; \
+        without, it must come from the machine itself. Whatever changes something leaves a line `audit` in the log."),
+    tags((name = "process"), (name = "endpoints"), (name = "live")),
+    security(("token" = []), ()),
+    modifiers(&Scheme),
+)]
+struct Document;
 
-#[derive(Serialize)]
-struct Told {
-    message: &'static str,
+struct Scheme;
+
+impl utoipa::Modify for Scheme {
+    fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
+        use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
+        let components = openapi.components.get_or_insert_default();
+        components.add_security_scheme("token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
+    }
 }
 
 struct Gate {
-    access: Access,
+    access: Arc<Access>,
     telemetry: Telemetry,
 }
 
 /// The routes, behind the gate. A path that does not exist is behind it too: nobody learns without a token what there is.
-pub(super) fn router(api: Api, access: Access) -> Router {
+pub(super) fn router(api: Api, access: Arc<Access>) -> Router {
     let gate = Arc::new(Gate { access, telemetry: api.telemetry.clone() });
-    Router::new()
-        .route("/api/v1/status", get(status))
-        .route("/api/v1/reload", post(reload))
+    let (routes, document) = OpenApiRouter::with_openapi(Document::openapi())
+        .routes(routes!(process::status))
+        .routes(routes!(process::configuration))
+        .routes(routes!(process::reload))
+        .routes(routes!(endpoints::integrators))
+        .routes(routes!(endpoints::endpoints))
+        .routes(routes!(endpoints::endpoint))
+        .routes(routes!(actions::pause))
+        .routes(routes!(actions::resume))
+        .routes(routes!(actions::ping))
+        .routes(routes!(stream::stream))
+        .split_for_parts();
+    let document: Arc<str> = document.to_json().unwrap_or_default().into();
+    routes
+        .route("/api/openapi.json", get(async move || ([(header::CONTENT_TYPE, "application/json")], document.to_string()).into_response()))
         .route("/api/{*path}", axum::routing::any(nothing))
         .with_state(api)
         .route_layer(from_fn_with_state(gate, admit))
@@ -78,7 +128,7 @@ pub(super) fn router(api: Api, access: Access) -> Router {
 
 /// Judges a request by its head, before anything of its body is read.
 async fn admit(State(gate): State<Arc<Gate>>, mut request: Request, next: Next) -> Response {
-    match gate.access.judge(request.headers()) {
+    match gate.access.judge(request.method(), request.headers()) {
         Err(refusal) => {
             gate.telemetry.record(&Fact::ApiRefused { reason: refusal });
             refused(refusal)
@@ -110,33 +160,6 @@ fn refused(refusal: ApiRefusal) -> Response {
     response
 }
 
-fn told(status: StatusCode, message: &'static str) -> Response {
-    json(status, &Told { message })
-}
-
-fn json(status: StatusCode, value: &impl Serialize) -> Response {
-    // Nothing that is told here can fail to be JSON.
-    let text = serde_json::to_string(value).unwrap_or_default();
-    (status, [(header::CONTENT_TYPE, "application/json")], text).into_response()
-}
-
 async fn nothing() -> Response {
     told(StatusCode::NOT_FOUND, "there is nothing by this path")
-}
-
-async fn status(State(api): State<Api>) -> Response {
-    let (missing, directory) = (api.readiness.missing(), Arc::clone(&api.directory.borrow()));
-    let (integrators, endpoints) = (directory.len(), directory.all().count());
-    let status = Status { version: env!("CARGO_PKG_VERSION"), ready: missing.is_empty(), missing, integrators, endpoints };
-    json(StatusCode::OK, &status)
-}
-
-async fn reload(State(api): State<Api>, Extension(actor): Extension<Actor>) -> Response {
-    // To load thousands of integrators takes a third of a second of the machine.
-    if api.reloads.check().is_err() {
-        return told(StatusCode::TOO_MANY_REQUESTS, "one reload a second");
-    }
-    api.telemetry.record(&Fact::Audited { actor: actor.as_str(), action: "reload" });
-    api.reload.reload();
-    told(StatusCode::ACCEPTED, "the integrators are being loaded; the log and callbackd_config_last_reload_successful tell what came of it")
 }

@@ -1,0 +1,151 @@
+//! What operators do about an endpoint: pause it, let it go on, ping it.
+
+use std::sync::Arc;
+
+use axum::extract::{Extension, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
+
+use super::answer::{Sent, Told, json, told};
+use super::endpoints::{EndpointShown, Named, millis, shown};
+use super::{Actor, Api};
+use crate::clock;
+use crate::config::parse_duration;
+use crate::domain::hold::Hold;
+use crate::domain::integrator::Endpoint;
+use crate::domain::time::Timestamp;
+use crate::holds::HoldError;
+use crate::telemetry::Fact;
+
+/// Longest reason of a pause, in bytes.
+const REASON_LIMIT: usize = 300;
+
+/// How an endpoint is paused.
+#[derive(Debug, Default, Deserialize, ToSchema)]
+#[serde(deny_unknown_fields)]
+pub(in crate::admin) struct Pause {
+    /// Until when: RFC 3339, or so long from now, such as `2h`. Without it, until it is resumed.
+    pub until: Option<String>,
+    /// Why, for other operators. At most 300 bytes.
+    #[schema(max_length = 300)]
+    pub reason: Option<String>,
+}
+
+/// What came of a ping.
+#[derive(Debug, Serialize, ToSchema)]
+pub(in crate::admin) struct Pong {
+    /// Whether it answered with a 2xx, completely.
+    pub ok: bool,
+    /// The status of the answer.
+    pub status: Option<u16>,
+    /// Why there was none, or none that counts.
+    pub error: Option<String>,
+    /// How long it took, in milliseconds.
+    pub took_ms: u64,
+}
+
+/// Pauses an endpoint: it is not called, and its events wait, until it is resumed or the time is over. Holds for every worker that shares
+/// the delivery log's database within some seconds, and across restarts. What is in flight goes on. An event that grows too old meanwhile
+/// is given up as any other. After a long pause the last of what waited comes at most about a quarter of the pause later.
+#[utoipa::path(post, path = "/api/v1/endpoints/{integrator}/{endpoint}/pause", tag = "endpoints",
+    params(("integrator" = String, Path, description = "The integrator's key"), ("endpoint" = String, Path, description = "The endpoint's name")),
+    request_body = Pause,
+    responses((status = OK, body = EndpointShown), (status = BAD_REQUEST, description = "The body is no good.", body = Told),
+        (status = NOT_FOUND, description = "There is no such endpoint.", body = Told),
+        (status = CONFLICT, description = "There is no delivery log to keep it.", body = Told),
+        (status = SERVICE_UNAVAILABLE, description = "The delivery log does not take it.", body = Told)))]
+pub(super) async fn pause(
+    State(api): State<Api>,
+    Extension(actor): Extension<Actor>,
+    Named(endpoint): Named,
+    Sent(pause): Sent<Pause>,
+) -> Response {
+    match hold(&api, &actor, &endpoint, pause).await {
+        Ok(()) => json(StatusCode::OK, &shown(&api, &endpoint)),
+        Err(response) => response,
+    }
+}
+
+/// Lets a paused endpoint go on. Does nothing to one that is not paused; a pause that the endpoint asked for itself (410) ends when its
+/// configuration changes.
+#[utoipa::path(post, path = "/api/v1/endpoints/{integrator}/{endpoint}/resume", tag = "endpoints",
+    params(("integrator" = String, Path, description = "The integrator's key"), ("endpoint" = String, Path, description = "The endpoint's name")),
+    responses((status = OK, body = EndpointShown), (status = NOT_FOUND, description = "There is no such endpoint.", body = Told),
+        (status = CONFLICT, description = "There is no delivery log to keep it.", body = Told),
+        (status = SERVICE_UNAVAILABLE, description = "The delivery log does not take it.", body = Told)))]
+pub(super) async fn resume(State(api): State<Api>, Extension(actor): Extension<Actor>, Named(endpoint): Named) -> Response {
+    match release(&api, &actor, &endpoint).await {
+        Ok(()) => json(StatusCode::OK, &shown(&api, &endpoint)),
+        Err(response) => response,
+    }
+}
+
+/// Calls an endpoint with an empty callback (`[]`, signed and authorized as any other, with the header `callback-ping: 1`) and says what
+/// came of it. Counts for no circuit.
+#[utoipa::path(post, path = "/api/v1/endpoints/{integrator}/{endpoint}/ping", tag = "endpoints",
+    params(("integrator" = String, Path, description = "The integrator's key"), ("endpoint" = String, Path, description = "The endpoint's name")),
+    responses((status = OK, body = Pong), (status = NOT_FOUND, description = "There is no such endpoint.", body = Told),
+        (status = TOO_MANY_REQUESTS, description = "One ping a second.", body = Told),
+        (status = SERVICE_UNAVAILABLE, description = "The worker stops.", body = Told)))]
+pub(super) async fn ping(State(api): State<Api>, Extension(actor): Extension<Actor>, Named(endpoint): Named) -> Response {
+    match pinged(&api, &actor, &endpoint).await {
+        Ok(pong) => json(StatusCode::OK, &pong),
+        Err(response) => response,
+    }
+}
+
+/// Puts an endpoint on hold as asked for.
+pub(in crate::admin) async fn hold(api: &Api, actor: &Actor, endpoint: &Endpoint, pause: Pause) -> Result<(), Response> {
+    let bad = |message: &str| told(StatusCode::BAD_REQUEST, message);
+    let now = clock::now();
+    let until = match pause.until.as_deref().map(|text| time(text, now)) {
+        Some(None) => return Err(bad("`until` is neither a time such as 2026-01-31T08:00:00Z nor a duration such as 2h")),
+        Some(Some(until)) if until <= now => return Err(bad("`until` has passed")),
+        until => until.flatten(),
+    };
+    let reason = pause.reason.map(|reason| reason.trim().to_owned()).filter(|reason| !reason.is_empty());
+    if reason.as_ref().is_some_and(|reason| reason.len() > REASON_LIMIT || reason.contains(char::is_control)) {
+        return Err(bad("`reason` has more than 300 bytes, or a control character"));
+    }
+    audit(api, actor, "pause", endpoint);
+    let hold = Hold { since: now, until, actor: actor.as_str().to_owned(), reason };
+    api.holds.hold(&endpoint.integrator, &endpoint.id, &hold).await.map_err(|error| unheld(&error))
+}
+
+/// Lets an endpoint go on.
+pub(in crate::admin) async fn release(api: &Api, actor: &Actor, endpoint: &Endpoint) -> Result<(), Response> {
+    audit(api, actor, "resume", endpoint);
+    api.holds.release(&endpoint.integrator, &endpoint.id).await.map_err(|error| unheld(&error))
+}
+
+/// Pings an endpoint.
+pub(in crate::admin) async fn pinged(api: &Api, actor: &Actor, endpoint: &Arc<Endpoint>) -> Result<Pong, Response> {
+    if api.pings.check().is_err() {
+        return Err(told(StatusCode::TOO_MANY_REQUESTS, "one ping a second"));
+    }
+    audit(api, actor, "ping", endpoint);
+    match api.worker.ping(Arc::clone(endpoint)).await {
+        Some(reply) => Ok(Pong { ok: reply.is_success(), status: reply.status(), error: reply.error(), took_ms: millis(reply.took) }),
+        None => Err(told(StatusCode::SERVICE_UNAVAILABLE, "the worker stops")),
+    }
+}
+
+fn audit(api: &Api, actor: &Actor, action: &'static str, endpoint: &Endpoint) {
+    let detail = format!("{}/{}", endpoint.integrator, endpoint.id);
+    api.telemetry.record(&Fact::Audited { actor: actor.as_str(), action, detail: &detail });
+}
+
+fn unheld(error: &HoldError) -> Response {
+    let status = match error {
+        HoldError::NoDatabase => StatusCode::CONFLICT,
+        HoldError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
+    };
+    told(status, error.to_string())
+}
+
+/// A time as operators write it: RFC 3339, or so long from now.
+fn time(text: &str, now: Timestamp) -> Option<Timestamp> {
+    parse_duration(text).map(|from_now| now.plus(from_now)).or_else(|| Timestamp::parse(text))
+}

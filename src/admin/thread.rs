@@ -1,0 +1,63 @@
+//! The thread of the admin side.
+
+use std::io;
+use std::thread;
+use std::time::Duration;
+
+use tokio::net::TcpListener;
+use tokio::runtime;
+use tokio::sync::oneshot;
+use tokio::time::timeout;
+use tokio_util::sync::CancellationToken;
+
+use super::{Api, serve};
+use crate::config::Admin;
+use crate::pulse::Pulse;
+
+/// How long its end is waited for.
+const END_LIMIT: Duration = Duration::from_secs(3);
+
+/// The admin side at its work.
+#[derive(Debug)]
+pub struct AdminThread {
+    stop: CancellationToken,
+    ended: oneshot::Receiver<()>,
+}
+
+/// Serves the admin side on a thread of its own.
+///
+/// # Errors
+/// The system has no thread for it.
+pub fn start(listener: TcpListener, config: Admin, api: Api, pulse: Pulse) -> io::Result<AdminThread> {
+    // Its events come from the runtime that it is registered with.
+    let listener = listener.into_std()?;
+    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let stop = CancellationToken::new();
+    let (end, ended) = oneshot::channel();
+    let until = stop.clone();
+    let work = async move {
+        if let Ok(listener) = TcpListener::from_std(listener) {
+            let following = tokio::spawn({
+                let (holds, until) = (api.holds.clone(), until.clone());
+                async move { holds.follow(until).await }
+            });
+            serve(listener, config, api, pulse, until).await;
+            let _ = following.await;
+        }
+    };
+    thread::Builder::new().name("admin".to_owned()).spawn(move || {
+        runtime.block_on(work);
+        // A look-up of a name may still run, and is not waited for.
+        runtime.shutdown_background();
+        let _ = end.send(());
+    })?;
+    Ok(AdminThread { stop, ended })
+}
+
+impl AdminThread {
+    /// Ends it; what it has not answered by then is cut off.
+    pub async fn stop(self) {
+        self.stop.cancel();
+        let _ = timeout(END_LIMIT, self.ended).await;
+    }
+}
