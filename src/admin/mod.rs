@@ -3,6 +3,7 @@
 
 mod access;
 mod api;
+mod console;
 mod readiness;
 mod scrape;
 mod session;
@@ -163,7 +164,8 @@ fn router(config: &Admin, api: Api, pulse: Pulse) -> Router {
     let metrics = get(|State(scrape): State<Arc<Scrape>>| async move { metrics(&scrape) }).with_state(Arc::new(Scrape::new(telemetry)));
     let probes = Router::new().route("/livez", get(async move || live(&pulse))).route("/readyz", ready).route("/metrics", metrics);
     let access = Arc::new(Access::new(config));
-    let all = if config.api { probes.merge(api::router(api, access)) } else { probes };
+    let all = if config.api { probes.merge(api::router(api.clone(), Arc::clone(&access))) } else { probes };
+    let all = if config.console { all.merge(console::router(api, access)) } else { all };
     all.layer(map_response(guarded))
 }
 

@@ -5,7 +5,7 @@ use std::io;
 use super::CliError;
 use super::terminal::{Out, bytes, line, plain};
 use crate::config::Config;
-use crate::store::story::{Delivery, Line, State, Story};
+use crate::store::story::{Delivery, State, Story};
 use crate::store::{Reader, StoreError};
 
 /// Tells what became of an event: every attempt in the order of time, and what happens next. Answers from the delivery log.
@@ -97,7 +97,7 @@ fn tell(out: Out<'_>, story: &Story) -> Result<(), CliError> {
         line(out, "  (older lines are not shown)")?;
     }
     for entry in &story.lines {
-        line(out, &format!("{}  {:<12} {}", entry.at, plain(entry.endpoint.as_deref().unwrap_or("-")), plain(&happened(entry))))?;
+        line(out, &format!("{}  {:<12} {}", entry.at, plain(entry.endpoint.as_deref().unwrap_or("-")), plain(&entry.happened())))?;
     }
     for delivery in &story.deliveries {
         let endpoint = delivery.endpoint.as_deref().map_or_else(|| "all endpoints".to_owned(), plain);
@@ -107,43 +107,13 @@ fn tell(out: Out<'_>, story: &Story) -> Result<(), CliError> {
     Ok(())
 }
 
-fn happened(line: &Line) -> String {
-    let attempt = line.attempt.unwrap_or_default();
-    let reason = line.reason.as_deref().unwrap_or("?");
-    let due = line.due_at.as_deref().map(|due_at| format!(", next at {due_at}")).unwrap_or_default();
-    match line.what.as_str() {
-        "attempt" => {
-            let answer = match (&line.error, line.status) {
-                (Some(error), _) => error.clone(),
-                (None, Some(status)) => format!("answered {status}"),
-                (None, None) => "no answer".to_owned(),
-            };
-            let company =
-                line.events.filter(|events| *events > 1).map(|events| format!(", with {} others", events - 1)).unwrap_or_default();
-            let replayed = line.replayed_at.as_deref().map(|at| format!(" (replayed at {at})")).unwrap_or_default();
-            let verdict = match line.verdict.as_deref() {
-                Some("delivered") => "delivered".to_owned(),
-                Some("dead") => format!("given up: {reason}"),
-                _ => "is tried again".to_owned(),
-            };
-            let took = line.took_ms.unwrap_or_default();
-            format!("attempt {attempt}{replayed}: {answer} in {took} ms{company}; {verdict}{due}")
-        }
-        "waits" => format!("waits ({reason}), {attempt} attempts so far{due}"),
-        "skipped" => format!("is not told ({reason})"),
-        "dead" => format!("among the dead letters ({reason}) after {attempt} attempts"),
-        "rejected" => format!("among the rejected ({reason})"),
-        other => other.to_owned(),
-    }
-}
-
 fn stands(delivery: &Delivery, story: &Story) -> String {
     let before = delivery.delivered_before.as_deref().map(|at| format!("; was delivered at {at} before")).unwrap_or_default();
     let now = match &delivery.state {
         State::Delivered { at, attempt, status } => format!("delivered at {at} by attempt {attempt} (answered {status})"),
         State::Waiting { cause, due_at: Some(due_at), overdue_s: 0, .. } => format!("waits ({cause}); goes on at {due_at}"),
         // A worker looks at what is due within a second; what makes room for others comes and goes, and not each time is told.
-        State::Waiting { cause, since, .. } if matches!(cause.as_str(), "parked" | "circuit" | "paused") => {
+        State::Waiting { cause, since, .. } if matches!(cause.as_str(), "parked" | "circuit" | "paused" | "held") => {
             format!(
                 "waits since {since} ({cause}): comes back now and then until its endpoint takes it, or it is older than `max_age` and given up"
             )

@@ -58,6 +58,40 @@ pub struct Line {
     pub worker: String,
 }
 
+impl Line {
+    /// What happened, in words.
+    #[must_use]
+    pub fn happened(&self) -> String {
+        let attempt = self.attempt.unwrap_or_default();
+        let reason = self.reason.as_deref().unwrap_or("?");
+        let due = self.due_at.as_deref().map(|due_at| format!(", next at {due_at}")).unwrap_or_default();
+        match self.what.as_str() {
+            "attempt" => {
+                let answer = match (&self.error, self.status) {
+                    (Some(error), _) => error.clone(),
+                    (None, Some(status)) => format!("answered {status}"),
+                    (None, None) => "no answer".to_owned(),
+                };
+                let company =
+                    self.events.filter(|events| *events > 1).map(|events| format!(", with {} others", events - 1)).unwrap_or_default();
+                let replayed = self.replayed_at.as_deref().map(|at| format!(" (replayed at {at})")).unwrap_or_default();
+                let verdict = match self.verdict.as_deref() {
+                    Some("delivered") => "delivered".to_owned(),
+                    Some("dead") => format!("given up: {reason}"),
+                    _ => "is tried again".to_owned(),
+                };
+                let took = self.took_ms.unwrap_or_default();
+                format!("attempt {attempt}{replayed}: {answer} in {took} ms{company}; {verdict}{due}")
+            }
+            "waits" => format!("waits ({reason}), {attempt} attempts so far{due}"),
+            "skipped" => format!("is not told ({reason})"),
+            "dead" => format!("among the dead letters ({reason}) after {attempt} attempts"),
+            "rejected" => format!("among the rejected ({reason})"),
+            other => other.to_owned(),
+        }
+    }
+}
+
 /// Where one delivery stands.
 #[derive(Debug, Clone, PartialEq, Eq, Serialize)]
 pub struct Delivery {

@@ -34,7 +34,7 @@ impl Insight {
         let shared = self.shared.upgrade()?;
         Some(lanes::view(&shared, endpoint).unwrap_or_else(|| {
             let is_held = shared.holds.borrow().on(&endpoint.integrator, &endpoint.id).is_some();
-            View { standing: if is_held { Standing::Held } else { Standing::Working }, in_flight: 0, waiting: 0, parked: 0 }
+            View { standing: if is_held { Standing::Held } else { Standing::Working }, in_flight: 0, waiting: 0, oldest: None, parked: 0 }
         }))
     }
 

@@ -4,11 +4,11 @@ use std::sync::Arc;
 
 use axum::extract::{Extension, State};
 use axum::http::StatusCode;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use serde::{Deserialize, Serialize};
 use utoipa::ToSchema;
 
-use super::answer::{Sent, Told, json, told};
+use super::answer::{Refusal, Sent, Told, json};
 use super::endpoints::{EndpointShown, Named, millis, shown};
 use super::{Actor, Api};
 use crate::clock;
@@ -64,7 +64,7 @@ pub(super) async fn pause(
 ) -> Response {
     match hold(&api, &actor, &endpoint, pause).await {
         Ok(()) => json(StatusCode::OK, &shown(&api, &endpoint)),
-        Err(response) => response,
+        Err(refusal) => refusal.into_response(),
     }
 }
 
@@ -78,7 +78,7 @@ pub(super) async fn pause(
 pub(super) async fn resume(State(api): State<Api>, Extension(actor): Extension<Actor>, Named(endpoint): Named) -> Response {
     match release(&api, &actor, &endpoint).await {
         Ok(()) => json(StatusCode::OK, &shown(&api, &endpoint)),
-        Err(response) => response,
+        Err(refusal) => refusal.into_response(),
     }
 }
 
@@ -92,13 +92,13 @@ pub(super) async fn resume(State(api): State<Api>, Extension(actor): Extension<A
 pub(super) async fn ping(State(api): State<Api>, Extension(actor): Extension<Actor>, Named(endpoint): Named) -> Response {
     match pinged(&api, &actor, &endpoint).await {
         Ok(pong) => json(StatusCode::OK, &pong),
-        Err(response) => response,
+        Err(refusal) => refusal.into_response(),
     }
 }
 
 /// Puts an endpoint on hold as asked for.
-pub(in crate::admin) async fn hold(api: &Api, actor: &Actor, endpoint: &Endpoint, pause: Pause) -> Result<(), Response> {
-    let bad = |message: &str| told(StatusCode::BAD_REQUEST, message);
+pub(in crate::admin) async fn hold(api: &Api, actor: &Actor, endpoint: &Endpoint, pause: Pause) -> Result<(), Refusal> {
+    let bad = |message: &str| Refusal::new(StatusCode::BAD_REQUEST, message);
     let now = clock::now();
     let until = match pause.until.as_deref().map(|text| time(text, now)) {
         Some(None) => return Err(bad("`until` is neither a time such as 2026-01-31T08:00:00Z nor a duration such as 2h")),
@@ -115,20 +115,20 @@ pub(in crate::admin) async fn hold(api: &Api, actor: &Actor, endpoint: &Endpoint
 }
 
 /// Lets an endpoint go on.
-pub(in crate::admin) async fn release(api: &Api, actor: &Actor, endpoint: &Endpoint) -> Result<(), Response> {
+pub(in crate::admin) async fn release(api: &Api, actor: &Actor, endpoint: &Endpoint) -> Result<(), Refusal> {
     audit(api, actor, "resume", endpoint);
     api.holds.release(&endpoint.integrator, &endpoint.id).await.map_err(|error| unheld(&error))
 }
 
 /// Pings an endpoint.
-pub(in crate::admin) async fn pinged(api: &Api, actor: &Actor, endpoint: &Arc<Endpoint>) -> Result<Pong, Response> {
+pub(in crate::admin) async fn pinged(api: &Api, actor: &Actor, endpoint: &Arc<Endpoint>) -> Result<Pong, Refusal> {
     if api.pings.check().is_err() {
-        return Err(told(StatusCode::TOO_MANY_REQUESTS, "one ping a second"));
+        return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "one ping a second"));
     }
     audit(api, actor, "ping", endpoint);
     match api.worker.ping(Arc::clone(endpoint)).await {
         Some(reply) => Ok(Pong { ok: reply.is_success(), status: reply.status(), error: reply.error(), took_ms: millis(reply.took) }),
-        None => Err(told(StatusCode::SERVICE_UNAVAILABLE, "the worker stops")),
+        None => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the worker stops")),
     }
 }
 
@@ -137,12 +137,12 @@ fn audit(api: &Api, actor: &Actor, action: &'static str, endpoint: &Endpoint) {
     api.telemetry.record(&Fact::Audited { actor: actor.as_str(), action, detail: &detail });
 }
 
-fn unheld(error: &HoldError) -> Response {
+fn unheld(error: &HoldError) -> Refusal {
     let status = match error {
         HoldError::NoDatabase => StatusCode::CONFLICT,
         HoldError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
     };
-    told(status, error.to_string())
+    Refusal::new(status, error.to_string())
 }
 
 /// A time as operators write it: RFC 3339, or so long from now.

@@ -18,6 +18,28 @@ pub(super) struct Told {
     message: String,
 }
 
+/// Why nothing is done, for whoever asked: `/api` says it in JSON, the console on a page.
+#[derive(Debug)]
+pub(in crate::admin) struct Refusal {
+    /// The status of the answer.
+    pub status: StatusCode,
+    /// Why, for people.
+    pub message: String,
+}
+
+impl Refusal {
+    /// A refusal with a message.
+    pub(in crate::admin) fn new(status: StatusCode, message: impl Into<String>) -> Self {
+        Self { status, message: message.into() }
+    }
+}
+
+impl IntoResponse for Refusal {
+    fn into_response(self) -> Response {
+        told(self.status, self.message)
+    }
+}
+
 /// An answer that is a message.
 pub(super) fn told(status: StatusCode, message: impl Into<String>) -> Response {
     json(status, &Told { message: message.into() })

@@ -3,7 +3,7 @@
 use std::sync::Arc;
 use std::time::Duration;
 
-use axum::extract::{FromRequestParts, Path, State};
+use axum::extract::{FromRef, FromRequestParts, Path, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
 use axum::response::Response;
@@ -52,6 +52,8 @@ pub(in crate::admin) struct EndpointShown {
     pub in_flight: u16,
     /// Deliveries that wait in this worker for their turn.
     pub waiting: usize,
+    /// How long the first of them has waited, in milliseconds.
+    pub oldest_ms: Option<u64>,
     /// Deliveries that this worker has sent into the wait queues to make room and that are not back, as far as it knows.
     pub parked: usize,
     /// Limits and times by which it is told.
@@ -151,12 +153,16 @@ pub(in crate::admin) struct EndpointPage {
 /// The endpoint that a path names.
 pub(in crate::admin) struct Named(pub Arc<Endpoint>);
 
-impl FromRequestParts<Api> for Named {
+impl<S: Send + Sync> FromRequestParts<S> for Named
+where
+    Api: FromRef<S>,
+{
     type Rejection = Response;
 
-    async fn from_request_parts(parts: &mut Parts, api: &Api) -> Result<Self, Response> {
+    async fn from_request_parts(parts: &mut Parts, state: &S) -> Result<Self, Response> {
+        let api = Api::from_ref(state);
         let nobody = || told(StatusCode::NOT_FOUND, "no such endpoint is configured");
-        let Path((integrator, endpoint)) = Path::<(String, String)>::from_request_parts(parts, api).await.map_err(|_| nobody())?;
+        let Path((integrator, endpoint)) = Path::<(String, String)>::from_request_parts(parts, state).await.map_err(|_| nobody())?;
         let names = IntegratorKey::try_new(integrator).ok().zip(EndpointId::try_new(endpoint).ok());
         let found = names.and_then(|(integrator, endpoint)| api.directory.borrow().endpoint(&integrator, &endpoint).cloned());
         found.map(Self).ok_or_else(nobody)
@@ -236,7 +242,7 @@ pub(in crate::admin) fn page(api: &Api, wanted: &Endpoints) -> Option<EndpointPa
 
 /// An endpoint and how it stands.
 pub(in crate::admin) fn shown(api: &Api, endpoint: &Endpoint) -> EndpointShown {
-    let stopped = View { standing: LaneStanding::Working, in_flight: 0, waiting: 0, parked: 0 };
+    let stopped = View { standing: LaneStanding::Working, in_flight: 0, waiting: 0, oldest: None, parked: 0 };
     let view = api.worker.lane(endpoint).unwrap_or(stopped);
     let holds = api.holds.in_force();
     let hold = holds.borrow().on(&endpoint.integrator, &endpoint.id).cloned();
@@ -267,6 +273,7 @@ pub(in crate::admin) fn shown(api: &Api, endpoint: &Endpoint) -> EndpointShown {
         reason: hold.and_then(|hold| hold.reason),
         in_flight: view.in_flight,
         waiting: view.waiting,
+        oldest_ms: view.oldest.map(millis),
         parked: view.parked,
         policy: policy(endpoint),
     }

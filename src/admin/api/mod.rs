@@ -22,7 +22,12 @@ use utoipa::OpenApi;
 use utoipa_axum::router::OpenApiRouter;
 use utoipa_axum::routes;
 
+pub(super) use self::actions::{Pause, hold, pinged, release};
 use self::answer::told;
+pub(super) use self::answer::{Params, Refusal};
+pub(super) use self::endpoints::{
+    EndpointPage, EndpointShown, Endpoints, Filter as EndpointFilter, Named, Standing, page as endpoint_page, path_of, shown,
+};
 use super::access::{self, Access, Actor};
 use super::readiness::Readiness;
 use crate::config::Config;

@@ -17,6 +17,8 @@ pub struct View {
     pub in_flight: u16,
     /// Deliveries in line.
     pub waiting: usize,
+    /// How long the first of them has been in line.
+    pub oldest: Option<Duration>,
     /// Deliveries that this lane has sent into the ladder and that are not back, as far as it knows: another worker may have got them.
     pub parked: usize,
 }
@@ -91,7 +93,13 @@ impl<T> Lane<T> {
     /// How it stands now.
     #[must_use]
     pub fn view(&self, now: Instant) -> View {
-        View { standing: self.standing(now), in_flight: self.service.in_flight(), waiting: self.line.len(), parked: self.parked(now) }
+        View {
+            standing: self.standing(now),
+            in_flight: self.service.in_flight(),
+            waiting: self.line.len(),
+            oldest: self.line.front().map(|queued| now.saturating_duration_since(queued.since)),
+            parked: self.parked(now),
+        }
     }
 
     /// Work has come back that had left before.
@@ -152,11 +160,11 @@ mod tests {
         lane.push(2, now);
         assert!(matches!(next(&mut lane, now), Next::Nothing));
         assert!(lane.is_crowded(&policy(), ROOM.shortest, now));
-        assert_eq!(lane.view(now), View { standing: Standing::Held, in_flight: 1, waiting: 1, parked: 0 });
+        assert_eq!(lane.view(now), View { standing: Standing::Held, in_flight: 1, waiting: 1, oldest: Some(Duration::ZERO), parked: 0 });
         let left = lane.depart(&policy(), ROOM, now, |_| None);
         assert!(matches!(&left[..], [one] if one.work == 2 && one.cause == Cause::Held && one.need.wait >= Duration::from_secs(1)));
         lane.finish(turn, Ending { charge: Some(Charge::Works), dice: 0.5 }, &policy(), now);
-        assert_eq!(lane.view(now), View { standing: Standing::Held, in_flight: 0, waiting: 0, parked: 1 });
+        assert_eq!(lane.view(now), View { standing: Standing::Held, in_flight: 0, waiting: 0, oldest: None, parked: 1 });
         assert!(!lane.is_forgettable(now), "a hold is not forgotten");
         lane.renew(&policy(), now);
         assert_eq!(lane.view(now).standing, Standing::Held, "nor by another configuration");
@@ -165,7 +173,7 @@ mod tests {
         lane.push(2, now);
         lane.came_back();
         assert!(matches!(next(&mut lane, now), Next::Start(..)));
-        assert_eq!(lane.view(now), View { standing: Standing::Working, in_flight: 1, waiting: 0, parked: 0 });
+        assert_eq!(lane.view(now), View { standing: Standing::Working, in_flight: 1, waiting: 0, oldest: None, parked: 0 });
     }
 
     #[test]

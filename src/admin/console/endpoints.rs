@@ -1,0 +1,199 @@
+//! Endpoints: which there are, how one stands, and what can be done about it.
+
+use axum::Form;
+use axum::extract::{Extension, State};
+use axum::response::{IntoResponse as _, Redirect, Response};
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use super::Console;
+use super::page::{Frame, Place, card, fragment, moment, span};
+use crate::admin::access::Actor;
+use crate::admin::api::{
+    EndpointFilter, EndpointPage, EndpointShown, Endpoints, Named, Params, Pause, Standing, endpoint_page, hold, path_of, pinged, release,
+    shown,
+};
+
+/// Which endpoints are listed.
+#[derive(Debug, Deserialize)]
+pub(super) struct Wanted {
+    #[serde(default)]
+    integrator: String,
+    #[serde(default)]
+    attention: Option<String>,
+    after: Option<String>,
+}
+
+/// What the form of a pause sends.
+#[derive(Debug, Deserialize)]
+pub(super) struct PauseForm {
+    #[serde(default)]
+    until: String,
+    #[serde(default)]
+    reason: String,
+}
+
+/// All endpoints, a page at a time.
+pub(super) async fn list(State(console): State<Console>, Extension(frame): Extension<Frame>, Params(wanted): Params<Wanted>) -> Response {
+    let integrator = Some(wanted.integrator.trim().to_owned()).filter(|key| !key.is_empty());
+    let standing = wanted.attention.as_ref().map(|_| EndpointFilter::Attention);
+    let asked = Endpoints { integrator, standing, after: wanted.after.clone(), limit: Some(100) };
+    // The limit is a good one.
+    let page = endpoint_page(&console.api, &asked).unwrap_or(EndpointPage { endpoints: Vec::new(), next: None });
+    let body = html! {
+        form.row method="get" {
+            label { "Integrator" br; input id="search" name="integrator" value=(wanted.integrator) placeholder="all"; }
+            label { input type="checkbox" name="attention" value="1" checked[wanted.attention.is_some()]; " only what needs a look" }
+            button { "Show" }
+        }
+        (table(&frame, &page.endpoints, "No endpoint fits."))
+        @if let Some(next) = &page.next { p { a href=(frame.link(&format!("/endpoints?{}", query(&wanted, next)))) { "More" } } }
+    };
+    frame.page(Place::Endpoints, "Endpoints", &body)
+}
+
+fn query(wanted: &Wanted, next: &str) -> String {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    query.append_pair("integrator", &wanted.integrator).append_pair("after", next);
+    if wanted.attention.is_some() {
+        query.append_pair("attention", "1");
+    }
+    query.finish()
+}
+
+/// A table of endpoints.
+pub(super) fn table(frame: &Frame, endpoints: &[EndpointShown], none: &str) -> Markup {
+    html! {
+        div.scroll {
+            @if endpoints.is_empty() { p.none { (none) } } @else {
+                table {
+                    thead { tr { th { "endpoint" } th { "standing" } th { "host" } th { "format" } th.number { "in flight" } th.number { "waiting" } th.number { "parked" } } }
+                    tbody { @for one in endpoints { tr {
+                        td { a href=(frame.link(&format!("/endpoints/{}", path_of(&one.integrator, &one.endpoint)))) { (one.integrator) " / " (one.endpoint) } }
+                        td { (standing(one)) }
+                        td.mono { (one.host) }
+                        td { (one.format) }
+                        td.number { (one.in_flight) }
+                        td.number { (one.waiting) }
+                        td.number { (one.parked) }
+                    } } }
+                }
+            }
+        }
+    }
+}
+
+fn standing(one: &EndpointShown) -> Markup {
+    let (kind, word) = match one.standing {
+        Standing::Working => ("good", "working"),
+        Standing::Doubtful => ("warn", "trying again"),
+        Standing::Failing => ("bad", "failing"),
+        Standing::Gone => ("bad", "gone (410)"),
+        Standing::Paused => ("warn", "paused"),
+    };
+    html! { span class={ "tag " (kind) } { (word) } }
+}
+
+/// One endpoint.
+pub(super) async fn one(State(console): State<Console>, Extension(frame): Extension<Frame>, named: Result<Named, Response>) -> Response {
+    let Named(endpoint) = match named {
+        Ok(named) => named,
+        Err(response) => return response,
+    };
+    let one = shown(&console.api, &endpoint);
+    let path = format!("/endpoints/{}", path_of(&one.integrator, &one.endpoint));
+    let body = html! {
+        p.about { (standing(&one)) " " span.mono { (one.host) } ", " (one.format) ", "
+            @match &one.topics { None => "all topics", Some(topics) => { (topics.join(", ")) } } }
+        (explained(&one))
+        div.cards {
+            (card("In flight", &one.in_flight.to_string(), &format!("at most {}", one.policy.max_in_flight)))
+            (card("Waiting in line", &one.waiting.to_string(), &one.oldest_ms.map(|oldest| format!("the first for {}", span(oldest))).unwrap_or_default()))
+            (card("Parked", &one.parked.to_string(), "as this worker knows"))
+            (card("Rate limit", one.policy.rate.as_deref().unwrap_or("none"), &format!("batches of {}", one.policy.batch)))
+        }
+        (actions(&frame, &path, &one))
+    };
+    frame.page(Place::Endpoints, &format!("{} / {}", one.integrator, one.endpoint), &body)
+}
+
+fn explained(one: &EndpointShown) -> Markup {
+    let until = |text: &str| html! { @if let Some(until) = &one.until { (text) (moment(until)) } };
+    html! {
+        @match one.standing {
+            Standing::Working => {}
+            Standing::Doubtful => { p.note { "It said that it was gone, and is tried with one request at a time." } }
+            Standing::Failing => { p.note.bad { "It keeps failing and is left alone" @if let Some(since) = &one.since { " since " (moment(since)) } "; its events wait." (until(" One request tries it at ")) } }
+            Standing::Gone => { p.note.bad { "It answered 410; its events wait." (until(" It is tried again when its configuration changes, or at ")) } }
+            Standing::Paused => { p.note {
+                "Paused by " (one.paused_by.as_deref().unwrap_or("?")) @if let Some(since) = &one.since { " at " (moment(since)) } (until(", until "))
+                @if let Some(reason) = &one.reason { ": " (reason) } ". Its events wait."
+            } }
+        }
+    }
+}
+
+fn actions(frame: &Frame, path: &str, one: &EndpointShown) -> Markup {
+    html! {
+        div.row {
+            form method="post" action=(frame.link(&format!("{path}/ping"))) hx-post=(frame.link(&format!("{path}/ping"))) hx-target="#pong" hx-swap="innerHTML" {
+                button { "Ping" }
+            }
+            @if one.standing == Standing::Paused {
+                form method="post" action=(frame.link(&format!("{path}/resume"))) { button.main { "Resume" } }
+            }
+        }
+        div id="pong" role="status" {}
+        @if one.standing != Standing::Paused {
+            details {
+                summary { "Pause it" }
+                form.row method="post" action=(frame.link(&format!("{path}/pause"))) {
+                    label { "For how long" br; input name="until" placeholder="2h, or until resumed"; }
+                    label { "Why" br; input name="reason" maxlength="300" placeholder="for other operators"; }
+                    button.danger { "Pause" }
+                }
+            }
+        }
+    }
+}
+
+/// Pauses an endpoint.
+pub(super) async fn pause(
+    State(console): State<Console>,
+    (Extension(frame), Extension(actor)): (Extension<Frame>, Extension<Actor>),
+    Named(endpoint): Named,
+    Form(form): Form<PauseForm>,
+) -> Response {
+    let given = |text: String| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
+    let pause = Pause { until: given(form.until), reason: given(form.reason) };
+    match hold(&console.api, &actor, &endpoint, pause).await {
+        Ok(()) => back(&frame, &endpoint),
+        Err(refusal) => frame.refused(Place::Endpoints, &refusal),
+    }
+}
+
+/// Lets an endpoint go on.
+pub(super) async fn resume(
+    State(console): State<Console>,
+    (Extension(frame), Extension(actor)): (Extension<Frame>, Extension<Actor>),
+    Named(endpoint): Named,
+) -> Response {
+    match release(&console.api, &actor, &endpoint).await {
+        Ok(()) => back(&frame, &endpoint),
+        Err(refusal) => frame.refused(Place::Endpoints, &refusal),
+    }
+}
+
+/// Pings an endpoint.
+pub(super) async fn ping(State(console): State<Console>, Extension(actor): Extension<Actor>, Named(endpoint): Named) -> Response {
+    let result = match pinged(&console.api, &actor, &endpoint).await {
+        Ok(pong) if pong.ok => html! { p.note.good { "It answered " (pong.status.unwrap_or_default()) " after " (pong.took_ms) " ms." } },
+        Ok(pong) => html! { p.note.bad { (pong.error.as_deref().unwrap_or("It did not answer")) " after " (pong.took_ms) " ms." } },
+        Err(refusal) => html! { p.note.bad { (refusal.message) } },
+    };
+    fragment(&result)
+}
+
+fn back(frame: &Frame, endpoint: &crate::domain::integrator::Endpoint) -> Response {
+    Redirect::to(&frame.link(&format!("/endpoints/{}", path_of(endpoint.integrator.as_str(), endpoint.id.as_str())))).into_response()
+}

@@ -1,0 +1,131 @@
+//! To find an event and see what became of it.
+
+use axum::extract::{Extension, State};
+use axum::http::StatusCode;
+use axum::response::Response;
+use maud::{Markup, html};
+use serde::Deserialize;
+
+use super::Console;
+use super::page::{Frame, Place, moment};
+use crate::admin::api::{Params, Refusal};
+use crate::store::Reader;
+use crate::store::story::{Delivery, Line, State as Stands, Story};
+
+/// Most events of one answer.
+const MOST: usize = 20;
+
+/// What is looked for.
+#[derive(Debug, Deserialize)]
+pub(super) struct Wanted {
+    #[serde(default)]
+    q: String,
+    #[serde(default)]
+    integrator: String,
+}
+
+/// The search, and what it found.
+pub(super) async fn search(State(console): State<Console>, Extension(frame): Extension<Frame>, Params(wanted): Params<Wanted>) -> Response {
+    let q = wanted.q.trim();
+    let integrator = Some(wanted.integrator.trim()).filter(|key| !key.is_empty());
+    let found = if q.is_empty() { Ok((Vec::new(), false)) } else { find(&console, q, integrator).await };
+    let (stories, has_more) = match found {
+        Ok(found) => found,
+        Err(refusal) => return frame.refused(Place::Events, &refusal),
+    };
+    let body = html! {
+        p.about { "By an event's id, one of its keys (of a record, a customer, a contract, a person), or the webhook-id of a message that told of it." }
+        form.row method="get" role="search" {
+            label { "Event or key" br; input id="search" type="search" name="q" value=(q) required autofocus[q.is_empty()]; }
+            label { "Integrator" br; input name="integrator" value=(wanted.integrator) placeholder="any"; }
+            button.main { "Search" }
+        }
+        @if has_more { p.note { "There are more than " (MOST) " events; the newest are shown. Name the integrator, or ask for an event by its id." } }
+        @if !q.is_empty() && stories.is_empty() { (unknown(&console)) }
+        @for story in &stories { (told(&frame, story)) }
+    };
+    frame.page(Place::Events, "Events", &body)
+}
+
+async fn find(console: &Console, wanted: &str, integrator: Option<&str>) -> Result<(Vec<Story>, bool), Refusal> {
+    let unread = |error: crate::store::StoreError| {
+        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, format!("The delivery log cannot be read: {error}"))
+    };
+    let mut reader = Reader::open(&console.api.config.delivery_log).await.map_err(unread)?;
+    reader.stories(wanted, integrator, MOST).await.map_err(unread)
+}
+
+fn unknown(console: &Console) -> Markup {
+    let log = &console.api.config.delivery_log;
+    html! {
+        p.note {
+            "The delivery log knows nothing of it. It may be more than " (log.retention.as_secs() / 3600) " h old, on its way to a worker, or in its first \
+             attempt. Upper and lower case differ in values. Searched by: " (log.search_keys.names().join(", ")) "."
+        }
+    }
+}
+
+fn told(frame: &Frame, story: &Story) -> Markup {
+    html! {
+        section {
+            h2 { span.mono { (story.event_id) } " of " (story.integrator) ", " (story.topic) }
+            @if !story.keys.is_empty() { p.about { @for key in &story.keys { code { (key) } " " } } }
+            div.sheet {
+                @for delivery in &story.deliveries { p { (stands(frame, story, delivery)) } }
+                @if story.is_cut { p.about { "Older lines are not shown." } }
+                ol.story { @for line in &story.lines { li class=(colour(line)) { (moment(&line.at)) (of_endpoint(line)) (line.happened()) } } }
+            }
+        }
+    }
+}
+
+fn of_endpoint(line: &Line) -> Markup {
+    html! { @if let Some(endpoint) = &line.endpoint { b { (endpoint) } " " } }
+}
+
+fn colour(line: &Line) -> &'static str {
+    match (line.what.as_str(), line.verdict.as_deref()) {
+        ("attempt", Some("delivered")) => "good",
+        ("dead" | "rejected", _) | ("attempt", Some("dead")) => "bad",
+        ("attempt", _) => "warn",
+        _ => "",
+    }
+}
+
+/// Where a delivery stands, and what can be done about it.
+fn stands(frame: &Frame, story: &Story, delivery: &Delivery) -> Markup {
+    let endpoint = delivery.endpoint.as_deref().unwrap_or("all endpoints");
+    let (kind, word) = match &delivery.state {
+        Stands::Delivered { .. } => ("good", "delivered"),
+        Stands::Waiting { .. } => ("warn", "waits"),
+        Stands::Dead { .. } => ("bad", "dead"),
+        Stands::Rejected { .. } => ("bad", "rejected"),
+        Stands::Skipped { .. } => ("", "not told"),
+    };
+    html! {
+        span class={ "tag " (kind) } { (word) } " " b { (endpoint) } ": "
+        @match &delivery.state {
+            Stands::Delivered { at, attempt, status } => { "at " (moment(at)) " by attempt " (attempt) ", answered " (status) }
+            Stands::Waiting { cause, due_at: Some(due_at), overdue_s: 0, .. } => { "(" (cause) ") goes on at " (moment(due_at)) }
+            Stands::Waiting { cause, since, due_at, overdue_s } => {
+                "(" (cause) ") since " (moment(since))
+                @if let Some(due_at) = due_at { ", was to go on at " (moment(due_at)) ", " (overdue_s) " s ago" }
+            }
+            Stands::Dead { at, reason } => { "given up at " (moment(at)) " (" (reason) "). " (letters(frame, story, delivery, "dead")) }
+            Stands::Rejected { at, reason } => { "at " (moment(at)) " (" (reason) "). " (letters(frame, story, delivery, "rejected")) }
+            Stands::Skipped { reason } => { "on purpose (" (reason) ")" }
+        }
+        @if let Some(id) = &delivery.webhook_id { " " span.mono { (id) } }
+        @if let Some(at) = &delivery.delivered_before { " It was delivered at " (moment(at)) " before." }
+    }
+}
+
+/// A link to the letter of a delivery.
+fn letters(frame: &Frame, story: &Story, delivery: &Delivery, queue: &str) -> Markup {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    query.append_pair("event", &story.event_id).append_pair("integrator", &story.integrator);
+    if let Some(endpoint) = &delivery.endpoint {
+        query.append_pair("endpoint", endpoint);
+    }
+    html! { a href=(frame.link(&format!("/letters/{queue}?{}", query.finish()))) { "Look at its letter, replay it" } }
+}
