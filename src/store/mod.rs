@@ -1,15 +1,19 @@
 //! The delivery log: what became of each event, in SQLite or PostgreSQL, for whoever is asked about it later.
 //!
 //! One direction: a fact becomes an [`entry::Entry`], the [`journal::Journal`] holds it until the [`writer`] takes it, and the
-//! [`reader`] finds it again. Nothing that delivers ever waits for any of this: what the database does not take in time is left out
+//! [`reader`] finds it again: an event's [`story`], a [`listing`] of entries, the [`health`] of endpoints. The [`desk`] does so for many who ask. Nothing that delivers ever waits for any of this: what the database does not take in time is left out
 //! and counted. Nothing depends on it either: the broker has all that delivery needs.
 
+pub mod desk;
 pub mod entry;
+pub mod health;
 mod insert;
 pub mod journal;
+pub mod listing;
 pub mod reader;
 mod schema;
 pub mod story;
+mod tally;
 mod trim;
 pub mod writer;
 
@@ -19,6 +23,7 @@ use sqlx::any::AnyConnectOptions;
 use sqlx::{AnyConnection, ConnectOptions as _};
 use tokio::time::timeout;
 
+pub use desk::Desk;
 pub use journal::Journal;
 pub use reader::Reader;
 pub use writer::Writer;
@@ -40,6 +45,12 @@ pub enum StoreError {
     /// There was no answer.
     #[error("no answer within {} s", LIMIT.as_secs())]
     Timeout,
+    /// The log is off.
+    #[error("it is off: `delivery_log.enabled` is false")]
+    Off,
+    /// Others ask it already, as many as may, and none of them has come to an end in time.
+    #[error("too many ask it at one time")]
+    Busy,
     /// There is no such file.
     #[error("{0} does not exist: has a worker with this configuration run here, with `delivery_log` enabled?")]
     NoFile(String),

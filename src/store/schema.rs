@@ -1,6 +1,6 @@
 //! The tables, the same for both databases but for a word each.
 //!
-//! Nothing is updated and nothing is looked up while entries are written: they are appended. What they are found by stands in a table of its
+//! Nothing is looked up while entries are written: they are appended, and nothing but their tally is updated. What they are found by stands in a table of its
 //! own, by day, so that rows of one day lie together: new ones go to one place, and old ones leave from one place.
 
 use std::fs::OpenOptions;
@@ -62,6 +62,52 @@ CREATE TABLE payload (
 );
 ";
 
+/// Counts of entries by minute and endpoint ([`super::tally`]). Never changes either.
+const SECOND: &str = "
+CREATE TABLE tally (
+    minute BIGINT NOT NULL,
+    integrator TEXT NOT NULL,
+    endpoint TEXT NOT NULL,
+    worker BIGINT NOT NULL,
+    delivered INTEGER NOT NULL,
+    retried INTEGER NOT NULL,
+    dead INTEGER NOT NULL,
+    waits INTEGER NOT NULL,
+    skipped INTEGER NOT NULL,
+    given_up INTEGER NOT NULL,
+    rejected INTEGER NOT NULL,
+    class_2xx INTEGER NOT NULL,
+    class_3xx INTEGER NOT NULL,
+    class_4xx INTEGER NOT NULL,
+    class_5xx INTEGER NOT NULL,
+    class_timeout INTEGER NOT NULL,
+    class_dns INTEGER NOT NULL,
+    class_connect INTEGER NOT NULL,
+    class_tls INTEGER NOT NULL,
+    class_disconnected INTEGER NOT NULL,
+    class_other INTEGER NOT NULL,
+    took_5 INTEGER NOT NULL,
+    took_10 INTEGER NOT NULL,
+    took_25 INTEGER NOT NULL,
+    took_50 INTEGER NOT NULL,
+    took_100 INTEGER NOT NULL,
+    took_250 INTEGER NOT NULL,
+    took_500 INTEGER NOT NULL,
+    took_1000 INTEGER NOT NULL,
+    took_2500 INTEGER NOT NULL,
+    took_5000 INTEGER NOT NULL,
+    took_10000 INTEGER NOT NULL,
+    took_more INTEGER NOT NULL,
+    left_out INTEGER NOT NULL,
+    succeeded_at BIGINT,
+    failure TEXT,
+    PRIMARY KEY (minute, integrator, endpoint, worker)
+){clustered};
+";
+
+/// All of them, with their numbers: each brings the tables of the one before up to date.
+const MIGRATIONS: [(i64, &str, &str); 2] = [(1, "the delivery log", FIRST), (2, "the tally", SECOND)];
+
 /// What stays as it is in the path of a URL.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_');
 
@@ -111,9 +157,11 @@ pub(super) async fn migrate(database: &Database, connection: &mut AnyConnection)
         Database::Sqlite(_) => ("INTEGER", " WITHOUT ROWID"),
         Database::Postgres(_) => ("BIGINT", ""),
     };
-    let sql = FIRST.replace("{number}", number).replace("{clustered}", clustered);
-    let first = Migration::new(1, "the delivery log".into(), MigrationType::Simple, AssertSqlSafe(sql).into_sql_str(), false);
-    let mut migrator = Migrator::with_migrations(vec![first]);
+    let migration = |(version, name, sql): (i64, &'static str, &str)| {
+        let sql = sql.replace("{number}", number).replace("{clustered}", clustered);
+        Migration::new(version, name.into(), MigrationType::Simple, AssertSqlSafe(sql).into_sql_str(), false)
+    };
+    let mut migrator = Migrator::with_migrations(MIGRATIONS.into_iter().map(migration).collect());
     // A newer worker may have added to the tables; what it added is not ours to judge.
     migrator.set_ignore_missing(true);
     let migrated = timeout(LIMIT, migrator.run_direct(None, connection, false)).await.map_err(|_| StoreError::Timeout)?;
