@@ -22,7 +22,7 @@ const TURN: Duration = Duration::from_secs(2);
 const FRESH: Duration = Duration::from_secs(60);
 
 /// A delivery log that is asked by a server: cheap to clone, opens connections when they are needed, and drops those that fail. Each question is
-/// answered within 2 s of waiting, as much for a connection as a single operation may take, and as much again for the answer.
+/// answered, or failed, within 2 s of waiting, what a few operations may take for a connection, and as much as one may take for the answer.
 #[derive(Clone)]
 pub struct Desk(Arc<Shared>);
 
@@ -90,10 +90,12 @@ impl Desk {
     async fn lend(&self) -> Result<Lent, StoreError> {
         let waits = timeout(TURN, Arc::clone(&self.0.turns).acquire_owned());
         let turn = waits.await.ok().and_then(Result::ok).ok_or(StoreError::Busy)?;
-        let reader = match self.free() {
-            Some(reader) => reader,
-            None => in_time(Reader::open(&self.0.config)).await?,
-        };
+        while let Some(mut reader) = self.free() {
+            if reader.is_alive().await {
+                return Ok(Lent { reader, turn });
+            }
+        }
+        let reader = in_time(Reader::open(&self.0.config)).await?;
         Ok(Lent { reader, turn })
     }
 

@@ -14,6 +14,8 @@ pub mod reader;
 mod schema;
 pub mod story;
 mod tally;
+#[cfg(test)]
+mod tests;
 mod trim;
 pub mod writer;
 
@@ -97,19 +99,4 @@ async fn connect(database: &Database, may_be_made: bool) -> Result<AnyConnection
         within(sqlx::raw_sql(*statement).execute(&mut connection)).await?;
     }
     Ok(connection)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn values_that_are_refused_are_told_from_a_database_that_fails() {
-        for code in ["22021", "23505", "54000", "19", "18", "20", "1555", "2067"] {
-            assert!(is_about_values(code), "{code}");
-        }
-        for code in ["", "08006", "53100", "5", "13", "10", "8", "522", "42P01", "57014"] {
-            assert!(!is_about_values(code), "{code}");
-        }
-    }
 }

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use secrecy::SecretString;
 use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, Row as _};
+use sqlx::{AnyConnection, Connection as _, Row as _};
 
 use super::insert::{DAY, Term, event_term, key_term, webhook_term};
 use super::story::{Line, Story, deliveries};
@@ -55,6 +55,11 @@ impl Reader {
         })?;
         let kept = i64::try_from(config.retention.as_millis()).unwrap_or(i64::MAX).div_euclid(DAY);
         Ok(Self { connection, hash_secret: config.hash_secret.clone(), kept })
+    }
+
+    /// Whether the connection still is one.
+    pub(super) async fn is_alive(&mut self) -> bool {
+        within(self.connection.ping()).await.is_ok()
     }
 
     /// The days that it may have entries of, the newest first. Days begin at midnight, UTC. A day more on each side: the worker's clock may differ, and

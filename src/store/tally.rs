@@ -138,7 +138,7 @@ fn add_one(counts: &mut [u32], index: usize) {
 }
 
 /// A failure as it is stored: the later one is the greater text, so the greatest of many rows is the last failure, to any database.
-fn failure(at: i64, status: Option<u16>, error: &str) -> String {
+pub(super) fn failure(at: i64, status: Option<u16>, error: &str) -> String {
     format!("{:013} {} {}", at.max(0), status.unwrap_or_default(), storable(error))
 }
 
@@ -253,6 +253,12 @@ impl Tally {
     /// Whether there is something to write.
     pub(super) fn is_due(&self) -> bool {
         !self.due.is_empty() || self.minutes.values().any(|minute| !minute.is_written())
+    }
+
+    /// Rows that are held.
+    #[cfg(test)]
+    pub(super) fn held(&self) -> usize {
+        self.rows.len()
     }
 
     /// Up to `most` of the rows that are due, the longest first, and those that say what the others leave out.
