@@ -224,18 +224,22 @@ impl Tally {
         }
         let of_minute = self.minutes.entry((self.worker, minute)).or_default();
         let key = Key { minute, integrator: entry.integrator.clone(), endpoint: entry.endpoint.clone(), worker: self.worker };
-        let is_full = self.rows.len() >= HELD && !key.is_for_the_rest();
-        if is_full && !self.rows.contains_key(&key) {
+        if let Some(held) = self.rows.get_mut(&key) {
+            if held.unwritten == 0 {
+                self.due.push_back(key);
+            }
+            held.unwritten += 1;
+            held.counts.add(entry);
+        } else if self.rows.len() < HELD || key.is_for_the_rest() {
+            let mut held = Held { counts: Counts::default(), unwritten: 1 };
+            held.counts.add(entry);
+            self.due.push_back(key.clone());
+            self.rows.insert(key, held);
+        } else {
             of_minute.lost = of_minute.lost.saturating_add(1);
             return;
         }
-        let held = self.rows.entry(key.clone()).or_insert_with(|| Held { counts: Counts::default(), unwritten: 0 });
-        if held.unwritten == 0 {
-            self.due.push_back(key);
-        }
-        held.unwritten += 1;
         of_minute.unwritten += 1;
-        held.counts.add(entry);
     }
 
     /// Lets go of what is written and over.
