@@ -49,7 +49,9 @@ with_both!(
     an_endpoint_of_few_entries_is_found_far_back_without_looking_at_the_others,
     what_the_tally_does_not_tell_apart_is_found_in_short_pages,
     workers_add_up_to_the_health_of_an_endpoint,
+    each_class_of_attempts_is_found,
     each_filter_finds_its_own_and_nothing_else,
+    a_message_that_is_no_event_is_found_among_the_rejected,
     names_of_any_text_are_found_and_hurt_nothing,
     tallies_leave_with_their_entries,
     tables_of_before_are_brought_up_to_date_and_what_they_hold_is_found,
@@ -288,35 +290,39 @@ async fn workers_add_up_to_the_health_of_an_endpoint(database: Database) {
     );
 }
 
-async fn each_filter_finds_its_own_and_nothing_else(database: Database) {
-    let log = Log::open(&database, "one");
-    let incomplete = |failure| Outcome::Incomplete { status: 200, failure };
-    let outcomes = [
-        ("ok", answered(200)),
-        ("moved", answered(301)),
-        ("gone", answered(410)),
-        ("broken", answered(503)),
-        ("slow", Outcome::Failed(Failure::Timeout)),
-        ("half", incomplete(Failure::Timeout)),
-        ("cut", incomplete(Failure::Disconnected)),
-        ("nowhere", Outcome::Failed(Failure::Dns)),
-        ("shut", Outcome::Failed(Failure::Connect)),
-        ("expired", Outcome::Failed(Failure::Tls(TlsFault::Expired))),
-        ("noise", Outcome::Failed(Failure::NotHttp)),
-        ("odd", answered(600)),
-    ];
-    for (event, outcome) in outcomes {
+const ENDED: [(&str, Outcome); 12] = [
+    ("ok", answered(200)),
+    ("moved", answered(301)),
+    ("gone", answered(410)),
+    ("broken", answered(503)),
+    ("slow", Outcome::Failed(Failure::Timeout)),
+    ("half", Outcome::Incomplete { status: 200, failure: Failure::Timeout }),
+    ("cut", Outcome::Incomplete { status: 200, failure: Failure::Disconnected }),
+    ("nowhere", Outcome::Failed(Failure::Dns)),
+    ("shut", Outcome::Failed(Failure::Connect)),
+    ("expired", Outcome::Failed(Failure::Tls(TlsFault::Expired))),
+    ("noise", Outcome::Failed(Failure::NotHttp)),
+    ("odd", answered(600)),
+];
+
+/// A log with an attempt of each kind.
+async fn of_each_kind(database: &Database) -> Reader {
+    let log = Log::open(database, "one");
+    for (event, outcome) in ENDED {
         log.attempt(("acme", "main"), event, outcome, 5);
     }
-    let source = SourceName::try_new("ident").unwrap();
-    log.journal.see(&Fact::Rejected { source: &source, event: None, endpoint: None, reason: &RejectReason::HeadersTooLarge });
-    let config = log.close().await;
-    let mut reader = Reader::open(&config).await.unwrap();
-    let mut found = async |filter: Filter| {
-        let mut events = all(&mut reader, &filter).await;
-        events.reverse();
-        events.join(" ")
-    };
+    Reader::open(&log.close().await).await.unwrap()
+}
+
+/// What a filter lets through, the oldest first.
+async fn found(reader: &mut Reader, filter: Filter) -> String {
+    let mut events = all(reader, &filter).await;
+    events.reverse();
+    events.join(" ")
+}
+
+async fn each_class_of_attempts_is_found(database: Database) {
+    let reader = &mut of_each_kind(&database).await;
     let class = |class| Filter { class: Some(class), ..of("main") };
     for (wanted, expected) in [
         (Class::Success, "ok"),
@@ -330,26 +336,47 @@ async fn each_filter_finds_its_own_and_nothing_else(database: Database) {
         (Class::Tls, "expired"),
         (Class::Other, "noise odd"),
     ] {
-        assert_eq!(found(class(wanted)).await, expected, "{wanted:?}");
-        assert_eq!(found(Filter { class: Some(wanted), ..Filter::default() }).await, expected, "{wanted:?} of anybody");
+        assert_eq!(found(reader, class(wanted)).await, expected, "{wanted:?}");
+        assert_eq!(found(reader, Filter { class: Some(wanted), ..Filter::default() }).await, expected, "{wanted:?} of anybody");
     }
-    assert_eq!(found(Filter { status: Some(200), ..of("main") }).await, "ok half cut");
-    assert_eq!(found(Filter { followed: Some(Followed::Dead), ..Filter::default() }).await, "gone");
-    assert_eq!(found(Filter { followed: Some(Followed::Delivered), class: Some(Class::ServerError), ..Filter::default() }).await, "");
-    assert_eq!(found(of("other")).await, "");
+}
+
+async fn each_filter_finds_its_own_and_nothing_else(database: Database) {
+    let reader = &mut of_each_kind(&database).await;
+    assert_eq!(found(reader, Filter { status: Some(200), ..of("main") }).await, "ok half cut");
+    assert_eq!(found(reader, Filter { followed: Some(Followed::Dead), ..Filter::default() }).await, "gone");
     assert_eq!(
-        found(Filter { topic: Some("identResult".to_owned()), what: Some(What::Attempt), ..Filter::default() }).await.split(' ').count(),
+        found(reader, Filter { followed: Some(Followed::Delivered), class: Some(Class::ServerError), ..Filter::default() }).await,
+        ""
+    );
+    assert_eq!(found(reader, of("other")).await, "");
+    assert_eq!(
+        found(reader, Filter { topic: Some("identResult".to_owned()), what: Some(What::Attempt), ..Filter::default() })
+            .await
+            .split(' ')
+            .count(),
         12
     );
     let hour = Duration::from_secs(3600);
-    assert_eq!(found(Filter { since: Some(clock::now().plus(hour)), ..Filter::default() }).await, "");
-    assert_eq!(found(Filter { until: Some(Timestamp::from_millis(clock::now().millis() - 3_600_000)), ..Filter::default() }).await, "");
+    assert_eq!(found(reader, Filter { since: Some(clock::now().plus(hour)), ..Filter::default() }).await, "");
+    assert_eq!(
+        found(reader, Filter { until: Some(Timestamp::from_millis(clock::now().millis() - 3_600_000)), ..Filter::default() }).await,
+        ""
+    );
     let recent = Filter {
         since: Some(Timestamp::from_millis(clock::now().millis() - 3_600_000)),
         until: Some(clock::now().plus(hour)),
         ..of("main")
     };
-    assert_eq!(found(recent).await.split(' ').count(), 12);
+    assert_eq!(found(reader, recent).await.split(' ').count(), 12);
+}
+
+async fn a_message_that_is_no_event_is_found_among_the_rejected(database: Database) {
+    let log = Log::open(&database, "one");
+    log.delivered("main", "evt-1");
+    let source = SourceName::try_new("ident").unwrap();
+    log.journal.see(&Fact::Rejected { source: &source, event: None, endpoint: None, reason: &RejectReason::HeadersTooLarge });
+    let mut reader = Reader::open(&log.close().await).await.unwrap();
     let rejected = reader.attempts(&Filter { what: Some(What::Rejected), ..Filter::default() }, None, 10).await.unwrap();
     let [entry] = rejected.entries.as_slice() else { panic!("{rejected:?}") };
     assert_eq!((entry.source.as_deref(), entry.event_id.as_deref(), entry.line.what.as_str()), (Some("ident"), None, "rejected"));

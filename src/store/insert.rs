@@ -12,7 +12,7 @@ use sqlx::query::Query;
 use sqlx::{Any, AnyConnection, AssertSqlSafe, Connection as _};
 
 use super::entry::Entry;
-use super::tally::{self, Tally};
+use super::tally::{self, DueRow, Tally};
 use super::{StoreError, within};
 use crate::config::{Database, DeliveryLog};
 use crate::domain::time::Timestamp;
@@ -111,8 +111,19 @@ impl Insert {
         }
     }
 
-    /// Writes all of them or none, and with them some of the tally that is to be written: at most [`tally::ROWS`] rows, and one for each minute.
+    /// Writes all of them or none, and with them some of the tally that is to be written: at most [`tally::ROWS`] rows, and one for each minute. A tally
+    /// that the database refuses is given up: it must not cost an entry.
     pub(super) async fn all(&self, connection: &mut AnyConnection, rows: &[Row], tally: &mut Tally) -> Result<(), StoreError> {
+        let due = tally.due(tally::ROWS);
+        match self.write(connection, rows, &due.rows).await {
+            Err(StoreError::Refused(_)) if !due.rows.is_empty() => self.write(connection, rows, &[]).await?,
+            written => written?,
+        }
+        tally.written(&due);
+        Ok(())
+    }
+
+    async fn write(&self, connection: &mut AnyConnection, rows: &[Row], tallies: &[DueRow]) -> Result<(), StoreError> {
         let mut transaction = within(connection.begin()).await?;
         for (rows, statement) in self.entries.chunks(rows) {
             let query = rows.iter().fold(statement, |query, row| self.bind(query, row));
@@ -129,13 +140,10 @@ impl Insert {
         for (rows, statement) in self.payloads.chunks(&with_payload) {
             within(rows.iter().fold(statement, bind_payload).execute(&mut *transaction)).await?;
         }
-        let due = tally.due(tally::ROWS);
-        for (rows, statement) in self.tallies.chunks(&due.rows) {
+        for (rows, statement) in self.tallies.chunks(tallies) {
             within(rows.iter().fold(statement, tally::bind).execute(&mut *transaction)).await?;
         }
-        within(transaction.commit()).await?;
-        tally.written(&due);
-        Ok(())
+        within(transaction.commit()).await
     }
 
     fn bind<'q>(&self, query: Statement<'q>, Row { id, entry, .. }: &'q Row) -> Statement<'q> {

@@ -115,6 +115,21 @@ async fn what_the_rows_do_not_count_yet_is_said_with_each_batch() {
     assert_eq!(numbers(&mut connection, "SELECT COUNT(*) FROM tally WHERE endpoint <> ''").await, [266]);
 }
 
+#[tokio::test]
+async fn a_tally_that_is_refused_costs_no_entry() {
+    let folder = tempfile::tempdir().unwrap();
+    let (mut connection, insert) = file(&folder).await;
+    let trigger = "CREATE TRIGGER refuse BEFORE INSERT ON tally BEGIN SELECT RAISE(ABORT, 'no'); END";
+    sqlx::raw_sql(trigger).execute(&mut connection).await.unwrap();
+    let mut tally = Tally::default();
+    tally.begin(1);
+    let mut rows: Vec<Row> = (0..3).map(|place| row(1, place, 0)).collect();
+    tally.count(&mut rows);
+    insert.all(&mut connection, &rows, &mut tally).await.unwrap();
+    assert!(!tally.is_due(), "it is not tried for ever");
+    assert_eq!(numbers(&mut connection, "SELECT (SELECT COUNT(*) FROM entry) * 10 + (SELECT COUNT(*) FROM tally)").await, [30]);
+}
+
 #[test]
 fn a_minute_gets_what_its_ids_say_and_what_is_held_has_an_end() {
     let mut tally = Tally::default();
