@@ -286,8 +286,7 @@ struct Listing<'f> {
 impl Reader {
     /// The entries that a filter lets through, the newest first: at most `limit` (1 to [`PAGE_LIMIT`]), from `cursor` on. At most
     /// [`LOOKED_AT_LIMIT`] entries are looked at: a page may be short, and [`Page::next`] still lead on. Each entry that was there when the first page
-    /// was read is on one page, whatever is written meanwhile. Not looked at are entries of workers older than the tally in minutes of which there
-    /// is one.
+    /// was read is on one page, whatever is written meanwhile. What a worker of a version before the tally writes, beside newer ones, may be missing.
     ///
     /// # Errors
     /// The log cannot be read.
@@ -324,8 +323,9 @@ impl Reader {
         }
         let mut size = MINUTES.0;
         // Below an id that is not the first of its minute there are more of that minute.
-        let mut top = newest.min((listing.below - 1) / (MINUTE << 21));
+        let below = (listing.below - 1) / (MINUTE << 21) + 1;
         let last = oldest.max((least >> 21) / MINUTE);
+        let mut top = self.minute_before(below).await?;
         while top >= last {
             if started.elapsed() > PATIENCE {
                 return Ok(false);
@@ -341,9 +341,15 @@ impl Reader {
                 }
             }
             listing.below = listing.below.min(first_of(bottom));
-            top = bottom - 1;
+            top = self.minute_before(bottom).await?;
         }
         self.read_range(listing, least).await
+    }
+
+    /// The newest minute before this one that there is a tally of, or none: nights and broken clocks are passed over.
+    async fn minute_before(&mut self, minute: i64) -> Result<i64, StoreError> {
+        let query = sqlx::query_scalar("SELECT COALESCE(MAX(minute), -1) FROM tally WHERE minute < $1").bind(minute);
+        within(query.fetch_one(&mut self.connection)).await
     }
 
     /// The minutes of a range that are worth a look, the newest first.

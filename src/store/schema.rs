@@ -63,7 +63,7 @@ CREATE TABLE payload (
 ";
 
 /// Counts of entries by minute and endpoint ([`super::tally`]). Never changes either.
-const SECOND: &str = "
+const TALLY: &str = "
 CREATE TABLE tally (
     minute BIGINT NOT NULL,
     integrator TEXT NOT NULL,
@@ -104,9 +104,6 @@ CREATE TABLE tally (
     PRIMARY KEY (minute, integrator, endpoint, worker)
 ){clustered};
 ";
-
-/// All of them, with their numbers: each brings the tables of the one before up to date.
-const MIGRATIONS: [(i64, &str, &str); 2] = [(1, "the delivery log", FIRST), (2, "the tally", SECOND)];
 
 /// What stays as it is in the path of a URL.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_');
@@ -161,7 +158,8 @@ pub(super) async fn migrate(database: &Database, connection: &mut AnyConnection)
         let sql = sql.replace("{number}", number).replace("{clustered}", clustered);
         Migration::new(version, name.into(), MigrationType::Simple, AssertSqlSafe(sql).into_sql_str(), false)
     };
-    let mut migrator = Migrator::with_migrations(MIGRATIONS.into_iter().map(migration).collect());
+    let all = [(1, "the delivery log", FIRST), (2, "the tally", TALLY)];
+    let mut migrator = Migrator::with_migrations(all.into_iter().map(migration).collect::<Vec<_>>());
     // A newer worker may have added to the tables; what it added is not ours to judge.
     migrator.set_ignore_missing(true);
     let migrated = timeout(LIMIT, migrator.run_direct(None, connection, false)).await.map_err(|_| StoreError::Timeout)?;
