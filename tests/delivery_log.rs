@@ -167,7 +167,7 @@ async fn everything(database: &Database) -> String {
         }
         return text;
     }
-    for table in ["entry", "finder", "payload", "worker"] {
+    for table in ["entry", "finder", "payload", "tally", "worker"] {
         for row in database.rows(&format!("SELECT CAST(t.* AS TEXT) FROM {table} t")).await {
             text += &row.try_get::<String, _>(0).unwrap();
         }

@@ -4,6 +4,8 @@ use std::borrow::Cow;
 use std::time::Duration;
 
 use bytes::Bytes;
+use serde::{Deserialize, Serialize};
+use utoipa::ToSchema;
 
 use super::insert::storable;
 use crate::domain::decide::Verdict;
@@ -13,7 +15,8 @@ use crate::domain::time::Timestamp;
 use crate::telemetry::{EventRef, Fact, WaitCause};
 
 /// What an entry tells.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Serialize, Deserialize, ToSchema)]
+#[serde(rename_all = "snake_case")]
 pub enum What {
     /// A request was made.
     Attempt,
@@ -68,6 +71,8 @@ pub struct Entry {
     pub verdict: Option<&'static str>,
     /// Why it waits, was skipped, given up or rejected.
     pub reason: Option<&'static str>,
+    /// What the attempt ended with, as [`crate::domain::reply::Reply::class`] says it. Counted, not stored.
+    pub class: Option<&'static str>,
     /// The status of the answer.
     pub status: Option<u16>,
     /// Why the attempt failed; nothing that an endpoint wrote.
@@ -124,6 +129,7 @@ impl Entry {
                     events: Some(place.of),
                     verdict: Some(verdict.as_str()),
                     reason,
+                    class: Some(reply.class()),
                     status: reply.status(),
                     error: reply.error(),
                     took: Some(reply.took),
@@ -181,6 +187,7 @@ impl Entry {
             events: None,
             verdict: None,
             reason: None,
+            class: None,
             status: None,
             error: None,
             took: None,

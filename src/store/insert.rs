@@ -12,6 +12,7 @@ use sqlx::query::Query;
 use sqlx::{Any, AnyConnection, AssertSqlSafe, Connection as _};
 
 use super::entry::Entry;
+use super::tally::{self, DueRow, Tally};
 use super::{StoreError, within};
 use crate::config::{Database, DeliveryLog};
 use crate::domain::time::Timestamp;
@@ -22,13 +23,17 @@ pub(super) const DAY: i64 = 24 * 3600 * 1000;
 /// Most rows of one statement. SQLite takes 32,766 values in one, PostgreSQL 65,535.
 const ROWS: usize = 256;
 
-const ENTRY: (&str, usize) = (
+const ENTRY: (&str, usize, &str) = (
     "entry (id, at, what, event_id, integrator, endpoint, topic, source, webhook_id, attempt, events, verdict, reason, status, error, \
      took_ms, request_bytes, due_at, replayed_at, keys, worker)",
     21,
+    STAYS,
 );
-const FINDER: (&str, usize) = ("finder (day, term, entry)", 3);
-const PAYLOAD: (&str, usize) = ("payload (day, event_id, integrator, topic, body)", 5);
+const FINDER: (&str, usize, &str) = ("finder (day, term, entry)", 3, STAYS);
+const PAYLOAD: (&str, usize, &str) = ("payload (day, event_id, integrator, topic, body)", 5, STAYS);
+
+/// What is there already stays as it is.
+const STAYS: &str = "ON CONFLICT DO NOTHING";
 
 /// What an event is found by: 64 bits of a hash, as a number is a third of the text in the index, and what is found is compared with what was looked for.
 pub(super) type Term = i64;
@@ -73,6 +78,8 @@ pub(super) fn storable(text: &str) -> Cow<'_, str> {
 pub(super) struct Row {
     pub id: i64,
     pub entry: Box<Entry>,
+    /// It is in the tally, if not written yet: who is written again is not counted again.
+    pub is_counted: bool,
 }
 
 /// Writes rows, in the order of their ids. A row that is there already stays as it is, so a batch whose end was not heard of may be written again.
@@ -82,6 +89,7 @@ pub(super) struct Insert {
     entries: Statements,
     terms: Statements,
     payloads: Statements,
+    tallies: Statements,
 }
 
 impl Insert {
@@ -96,11 +104,26 @@ impl Insert {
             entries: Statements::new(ENTRY, places, ROWS),
             terms: Statements::new(FINDER, places, ROWS),
             payloads: Statements::new(PAYLOAD, places, 1),
+            tallies: {
+                let (table, columns, conflict) = tally::table();
+                Statements::new((&table, columns, &conflict), places, tally::ROWS)
+            },
         }
     }
 
-    /// Writes all of them or none.
-    pub(super) async fn all(&self, connection: &mut AnyConnection, rows: &[Row]) -> Result<(), StoreError> {
+    /// Writes all of them or none, and with them some of the tally that is to be written: at most [`tally::ROWS`] rows, and one for each minute. A tally
+    /// that the database refuses is given up: it must not cost an entry.
+    pub(super) async fn all(&self, connection: &mut AnyConnection, rows: &[Row], tally: &mut Tally) -> Result<(), StoreError> {
+        let due = tally.due(tally::ROWS);
+        match self.write(connection, rows, &due.rows).await {
+            Err(StoreError::Refused(_)) if !due.rows.is_empty() => self.write(connection, rows, &[]).await?,
+            written => written?,
+        }
+        tally.written(&due);
+        Ok(())
+    }
+
+    async fn write(&self, connection: &mut AnyConnection, rows: &[Row], tallies: &[DueRow]) -> Result<(), StoreError> {
         let mut transaction = within(connection.begin()).await?;
         for (rows, statement) in self.entries.chunks(rows) {
             let query = rows.iter().fold(statement, |query, row| self.bind(query, row));
@@ -117,10 +140,13 @@ impl Insert {
         for (rows, statement) in self.payloads.chunks(&with_payload) {
             within(rows.iter().fold(statement, bind_payload).execute(&mut *transaction)).await?;
         }
+        for (rows, statement) in self.tallies.chunks(tallies) {
+            within(rows.iter().fold(statement, tally::bind).execute(&mut *transaction)).await?;
+        }
         within(transaction.commit()).await
     }
 
-    fn bind<'q>(&self, query: Statement<'q>, Row { id, entry }: &'q Row) -> Statement<'q> {
+    fn bind<'q>(&self, query: Statement<'q>, Row { id, entry, .. }: &'q Row) -> Statement<'q> {
         let millis = |at: Option<Timestamp>| at.map(Timestamp::millis);
         query
             .bind(*id)
@@ -181,16 +207,16 @@ fn signed(count: usize) -> i64 {
     i64::try_from(count).unwrap_or(i64::MAX)
 }
 
-type Statement<'q> = Query<'q, Any, AnyArguments>;
+pub(super) type Statement<'q> = Query<'q, Any, AnyArguments>;
 
 /// The statements that insert into one table: for 1, 2, 4 and so on rows, so that a connection has each ready after its first time.
 struct Statements(Vec<Arc<str>>);
 
 impl Statements {
     /// With at most so many rows in one.
-    fn new((table, columns): (&str, usize), places: Places, most: usize) -> Self {
+    fn new((table, columns, conflict): (&str, usize, &str), places: Places, most: usize) -> Self {
         let sizes = std::iter::successors(Some(1), |rows| Some(rows * 2)).take_while(|rows| *rows <= most);
-        Self(sizes.map(|rows| statement(table, (columns, rows), places).into()).collect())
+        Self(sizes.map(|rows| statement(table, (columns, rows, conflict), places).into()).collect())
     }
 
     /// Divides items among the fewest statements.
@@ -215,7 +241,7 @@ enum Places {
     Numbered,
 }
 
-fn statement(table: &str, (columns, rows): (usize, usize), places: Places) -> String {
+fn statement(table: &str, (columns, rows, conflict): (usize, usize, &str), places: Places) -> String {
     let mut sql = format!("INSERT INTO {table} VALUES ");
     for row in 0..rows {
         sql.push_str(if row > 0 { ", (" } else { "(" });
@@ -228,7 +254,8 @@ fn statement(table: &str, (columns, rows): (usize, usize), places: Places) -> St
         }
         sql.push(')');
     }
-    sql.push_str(" ON CONFLICT DO NOTHING");
+    sql.push(' ');
+    sql.push_str(conflict);
     sql
 }
 
@@ -245,7 +272,7 @@ mod tests {
             assert_eq!(sizes.iter().sum::<usize>(), count);
             assert!(sizes.iter().all(|size| size.is_power_of_two() && *size <= ROWS) && sizes.len() <= count / ROWS + 8, "{sizes:?}");
         }
-        let two = |places| statement("t (a, b)", (2, 2), places);
+        let two = |places| statement("t (a, b)", (2, 2, STAYS), places);
         assert_eq!(two(Places::Numbered), "INSERT INTO t (a, b) VALUES ($1, $2), ($3, $4) ON CONFLICT DO NOTHING");
         assert_eq!(two(Places::InOrder), "INSERT INTO t (a, b) VALUES (?, ?), (?, ?) ON CONFLICT DO NOTHING");
     }

@@ -1,16 +1,22 @@
 //! The delivery log: what became of each event, in SQLite or PostgreSQL, for whoever is asked about it later.
 //!
 //! One direction: a fact becomes an [`entry::Entry`], the [`journal::Journal`] holds it until the [`writer`] takes it, and the
-//! [`reader`] finds it again. Nothing that delivers ever waits for any of this: what the database does not take in time is left out
+//! [`reader`] finds it again: an event's [`story`], a [`listing`] of entries, the [`health`] of endpoints. The [`desk`] does so for many who ask. Nothing that delivers ever waits for any of this: what the database does not take in time is left out
 //! and counted. Nothing depends on it either: the broker has all that delivery needs.
 
+pub mod desk;
 pub mod entry;
+pub mod health;
 pub mod holds;
 mod insert;
 pub mod journal;
+pub mod listing;
 pub mod reader;
 mod schema;
 pub mod story;
+mod tally;
+#[cfg(test)]
+mod tests;
 mod trim;
 pub mod writer;
 
@@ -20,6 +26,7 @@ use sqlx::any::AnyConnectOptions;
 use sqlx::{AnyConnection, ConnectOptions as _};
 use tokio::time::timeout;
 
+pub use desk::Desk;
 pub use holds::HoldTable;
 pub use journal::Journal;
 pub use reader::Reader;
@@ -42,6 +49,12 @@ pub enum StoreError {
     /// There was no answer.
     #[error("no answer within {} s", LIMIT.as_secs())]
     Timeout,
+    /// The log is off.
+    #[error("it is off: `delivery_log.enabled` is false")]
+    Off,
+    /// Others ask it already, as many as may, and none of them has come to an end in time.
+    #[error("too many ask it at one time")]
+    Busy,
     /// There is no such file.
     #[error("{0} does not exist: has a worker with this configuration run here, with `delivery_log` enabled?")]
     NoFile(String),
@@ -88,19 +101,4 @@ async fn connect(database: &Database, may_be_made: bool) -> Result<AnyConnection
         within(sqlx::raw_sql(*statement).execute(&mut connection)).await?;
     }
     Ok(connection)
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    fn values_that_are_refused_are_told_from_a_database_that_fails() {
-        for code in ["22021", "23505", "54000", "19", "18", "20", "1555", "2067"] {
-            assert!(is_about_values(code), "{code}");
-        }
-        for code in ["", "08006", "53100", "5", "13", "10", "8", "522", "42P01", "57014"] {
-            assert!(!is_about_values(code), "{code}");
-        }
-    }
 }

@@ -4,7 +4,7 @@ use std::cmp::Reverse;
 
 use secrecy::SecretString;
 use sqlx::any::AnyRow;
-use sqlx::{AnyConnection, Row as _};
+use sqlx::{AnyConnection, Connection as _, Row as _};
 
 use super::insert::{DAY, Term, event_term, key_term, webhook_term};
 use super::story::{Line, Story, deliveries};
@@ -26,10 +26,10 @@ const PAYLOAD: &str = "SELECT body FROM payload WHERE day = $1 AND event_id = $2
 
 /// A delivery log that is read.
 pub struct Reader {
-    connection: AnyConnection,
+    pub(super) connection: AnyConnection,
     hash_secret: Option<SecretString>,
-    /// The days that it may have entries of, the newest first. Days begin at midnight, UTC.
-    days: Vec<i64>,
+    /// Entries are kept for so many days.
+    kept: i64,
 }
 
 /// What tells one event from all others.
@@ -47,17 +47,26 @@ impl Reader {
     /// The log is off, cannot be reached, or has no tables yet.
     pub async fn open(config: &DeliveryLog) -> Result<Self, StoreError> {
         let Some(database) = &config.database else {
-            return Err(StoreError::Database("it is off: `delivery_log.enabled` is false".to_owned()));
+            return Err(StoreError::Off);
         };
         let mut connection = connect(database, false).await?;
         within(sqlx::query("SELECT number FROM worker LIMIT 1").fetch_optional(&mut connection)).await.map_err(|error| {
             StoreError::Database(format!("{database} has no tables of a delivery log: has a worker with this configuration run? ({error})"))
         })?;
-        // A day more on each side: the worker's clock may differ, and old entries leave a few at a time.
-        let today = clock::now().millis().div_euclid(DAY);
         let kept = i64::try_from(config.retention.as_millis()).unwrap_or(i64::MAX).div_euclid(DAY);
-        let days = (today.saturating_sub(kept).saturating_sub(2)..=today + 1).rev().collect();
-        Ok(Self { connection, hash_secret: config.hash_secret.clone(), days })
+        Ok(Self { connection, hash_secret: config.hash_secret.clone(), kept })
+    }
+
+    /// Whether the connection still is one.
+    pub(super) async fn is_alive(&mut self) -> bool {
+        within(self.connection.ping()).await.is_ok()
+    }
+
+    /// The days that it may have entries of, the newest first. Days begin at midnight, UTC. A day more on each side: the worker's clock may differ, and
+    /// old entries leave a few at a time.
+    fn days(&self) -> impl Iterator<Item = i64> + use<> {
+        let today = clock::now().millis().div_euclid(DAY);
+        (today.saturating_sub(self.kept).saturating_sub(2)..=today + 1).rev()
     }
 
     /// The stories of the events with this id, this key, or told of by a message with this id: the newest first, at most `limit`; and whether there are more.
@@ -90,8 +99,8 @@ impl Reader {
     /// # Errors
     /// The log cannot be read.
     pub async fn payload(&mut self, story: &Story) -> Result<Option<Vec<u8>>, StoreError> {
-        for day in &self.days {
-            let query = sqlx::query(PAYLOAD).bind(*day).bind(&story.event_id).bind(&story.integrator).bind(&story.topic);
+        for day in self.days() {
+            let query = sqlx::query(PAYLOAD).bind(day).bind(&story.event_id).bind(&story.integrator).bind(&story.topic);
             if let Some(row) = within(query.fetch_optional(&mut self.connection)).await? {
                 return Ok(Some(row.try_get(0)?));
             }
@@ -102,10 +111,10 @@ impl Reader {
     /// The events that a term leads to, the newest first, with their newest entries.
     async fn named(&mut self, term: Term, integrator: &str, limit: usize) -> Result<Vec<(i64, Name)>, StoreError> {
         let mut found: Vec<(i64, Name)> = Vec::new();
-        for day in &self.days {
+        for day in self.days() {
             // A name that was found on a newer day is found again.
             let rows = i64::try_from(limit + found.len()).unwrap_or(i64::MAX);
-            let query = sqlx::query(NAMES).bind(*day).bind(term).bind(integrator).bind(rows);
+            let query = sqlx::query(NAMES).bind(day).bind(term).bind(integrator).bind(rows);
             for row in within(query.fetch_all(&mut self.connection)).await? {
                 let text = |column: &str| row.try_get::<Option<String>, _>(column).map(Option::unwrap_or_default);
                 let name = Name { event_id: text("event_id")?, integrator: text("integrator")?, topic: text("topic")? };
@@ -123,9 +132,9 @@ impl Reader {
     async fn story(&mut self, name: Name) -> Result<Story, StoreError> {
         let (mut lines, mut keys) = (Vec::new(), Vec::new());
         let term = event_term(&name.event_id);
-        for day in &self.days {
+        for day in self.days() {
             let left = ENTRIES - i64::try_from(lines.len()).unwrap_or(ENTRIES);
-            let query = sqlx::query(LINES).bind(*day).bind(term).bind(&name.event_id).bind(&name.integrator).bind(&name.topic).bind(left);
+            let query = sqlx::query(LINES).bind(day).bind(term).bind(&name.event_id).bind(&name.integrator).bind(&name.topic).bind(left);
             for row in within(query.fetch_all(&mut self.connection)).await? {
                 if let Some(shown) = row.try_get::<Option<String>, _>("keys")? {
                     keys = serde_json::from_str(&shown).unwrap_or_default();
@@ -141,7 +150,7 @@ impl Reader {
     }
 }
 
-fn line(row: &AnyRow) -> Result<Line, sqlx::Error> {
+pub(super) fn line(row: &AnyRow) -> Result<Line, sqlx::Error> {
     let time = |millis: i64| Timestamp::from_millis(millis).to_string();
     let at: i64 = row.try_get("at")?;
     Ok(Line {

@@ -1,6 +1,6 @@
 //! The tables, the same for both databases but for a word each.
 //!
-//! Nothing is updated and nothing is looked up while entries are written: they are appended. What they are found by stands in a table of its
+//! Nothing is looked up while entries are written: they are appended, and nothing but their tally is updated. What they are found by stands in a table of its
 //! own, by day, so that rows of one day lie together: new ones go to one place, and old ones leave from one place.
 
 use std::fs::OpenOptions;
@@ -75,6 +75,49 @@ CREATE TABLE hold (
 );
 ";
 
+/// Counts of entries by minute and endpoint ([`super::tally`]). Never changes either.
+const TALLY: &str = "
+CREATE TABLE tally (
+    minute BIGINT NOT NULL,
+    integrator TEXT NOT NULL,
+    endpoint TEXT NOT NULL,
+    worker BIGINT NOT NULL,
+    delivered INTEGER NOT NULL,
+    retried INTEGER NOT NULL,
+    dead INTEGER NOT NULL,
+    waits INTEGER NOT NULL,
+    skipped INTEGER NOT NULL,
+    given_up INTEGER NOT NULL,
+    rejected INTEGER NOT NULL,
+    class_2xx INTEGER NOT NULL,
+    class_3xx INTEGER NOT NULL,
+    class_4xx INTEGER NOT NULL,
+    class_5xx INTEGER NOT NULL,
+    class_timeout INTEGER NOT NULL,
+    class_dns INTEGER NOT NULL,
+    class_connect INTEGER NOT NULL,
+    class_tls INTEGER NOT NULL,
+    class_disconnected INTEGER NOT NULL,
+    class_other INTEGER NOT NULL,
+    took_5 INTEGER NOT NULL,
+    took_10 INTEGER NOT NULL,
+    took_25 INTEGER NOT NULL,
+    took_50 INTEGER NOT NULL,
+    took_100 INTEGER NOT NULL,
+    took_250 INTEGER NOT NULL,
+    took_500 INTEGER NOT NULL,
+    took_1000 INTEGER NOT NULL,
+    took_2500 INTEGER NOT NULL,
+    took_5000 INTEGER NOT NULL,
+    took_10000 INTEGER NOT NULL,
+    took_more INTEGER NOT NULL,
+    left_out INTEGER NOT NULL,
+    succeeded_at BIGINT,
+    failure TEXT,
+    PRIMARY KEY (minute, integrator, endpoint, worker)
+){clustered};
+";
+
 /// What stays as it is in the path of a URL.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_');
 
@@ -128,7 +171,7 @@ pub(super) async fn migrate(database: &Database, connection: &mut AnyConnection)
         let sql = sql.replace("{number}", number).replace("{clustered}", clustered);
         Migration::new(version, name.into(), MigrationType::Simple, AssertSqlSafe(sql).into_sql_str(), false)
     };
-    let all = [(1, "the delivery log", FIRST), (4, "endpoints on hold", HOLDS)];
+    let all = [(1, "the delivery log", FIRST), (2, "the tally", TALLY), (4, "endpoints on hold", HOLDS)];
     let mut migrator = Migrator::with_migrations(all.into_iter().map(migration).collect::<Vec<_>>());
     // A newer worker may have added to the tables; what it added is not ours to judge.
     migrator.set_ignore_missing(true);

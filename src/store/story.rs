@@ -1,11 +1,12 @@
 //! What became of an event, as it is told: its entries in the order of time, and where each of its deliveries stands.
 
 use serde::Serialize;
+use utoipa::ToSchema;
 
 use crate::domain::time::Timestamp;
 
 /// Everything that the log knows of one event.
-#[derive(Debug, Serialize)]
+#[derive(Debug, Serialize, ToSchema)]
 pub struct Story {
     /// The event's id.
     pub event_id: String,
@@ -24,7 +25,7 @@ pub struct Story {
 }
 
 /// One thing that happened to an event.
-#[derive(Debug, Clone, Serialize)]
+#[derive(Debug, Clone, Serialize, ToSchema)]
 pub struct Line {
     /// When it was recorded: of an attempt, its end. RFC 3339.
     pub at: String,
@@ -93,7 +94,7 @@ impl Line {
 }
 
 /// Where one delivery stands.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 pub struct Delivery {
     /// The endpoint; none where the event has not come as far as its endpoints.
     pub endpoint: Option<String>,
@@ -107,7 +108,7 @@ pub struct Delivery {
 }
 
 /// Where a delivery stands. Times are RFC 3339.
-#[derive(Debug, Clone, PartialEq, Eq, Serialize)]
+#[derive(Debug, Clone, PartialEq, Eq, Serialize, ToSchema)]
 #[serde(tag = "state", rename_all = "snake_case")]
 pub enum State {
     /// The endpoint has it.

@@ -5,6 +5,7 @@ use std::time::Duration;
 use sqlx::{AnyConnection, Connection as _};
 
 use super::insert::DAY;
+use super::tally::MINUTE;
 use super::{StoreError, within, writer};
 use crate::config::{Database, DeliveryLog};
 use crate::domain::time::Timestamp;
@@ -20,6 +21,8 @@ const TERMS: &str = "DELETE FROM finder WHERE (day, term, entry) IN \
                      (SELECT day, term, entry FROM finder WHERE day < $1 ORDER BY day, term, entry LIMIT $2)";
 const PAYLOADS: &str = "DELETE FROM payload WHERE (day, event_id, integrator, topic) IN (SELECT day, event_id, integrator, topic FROM payload \
                         WHERE day < $1 ORDER BY day, event_id, integrator, topic LIMIT $2)";
+const TALLIES: &str = "DELETE FROM tally WHERE (minute, integrator, endpoint, worker) IN (SELECT minute, integrator, endpoint, worker FROM tally \
+                       WHERE minute < $1 ORDER BY minute, integrator, endpoint, worker LIMIT $2)";
 
 /// What came of it.
 pub(super) struct Trimmed {
@@ -46,9 +49,10 @@ pub(super) async fn trim(
             return Ok(Trimmed { entries: 0, has_more: false });
         }
     }
-    let mut gone = [0; 3];
-    let limits = [writer::first_id(before(config.retention)), day(config.retention), day(config.payload_retention)];
-    for ((sql, limit), gone) in [ENTRIES, TERMS, PAYLOADS].into_iter().zip(limits).zip(&mut gone) {
+    let mut gone = [0; 4];
+    let minute = before(config.retention).div_euclid(MINUTE);
+    let limits = [writer::first_id(before(config.retention)), day(config.retention), day(config.payload_retention), minute];
+    for ((sql, limit), gone) in [ENTRIES, TERMS, PAYLOADS, TALLIES].into_iter().zip(limits).zip(&mut gone) {
         *gone = within(sqlx::query(sql).bind(limit).bind(ROWS).execute(&mut *transaction)).await?.rows_affected();
     }
     within(transaction.commit()).await?;

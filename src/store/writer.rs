@@ -12,6 +12,7 @@ use tokio_util::sync::CancellationToken;
 
 use super::entry::Kept;
 use super::insert::{Insert, Row};
+use super::tally::Tally;
 use super::trim::trim;
 use super::{Journal, StoreError, connect, schema, within};
 use crate::clock;
@@ -81,6 +82,7 @@ impl Writer {
             telemetry: telemetry.clone(),
             stop: stop.clone(),
             rows: Vec::new(),
+            tally: Tally::default(),
             dropped: 0,
             written: 0,
             ids: Ids::default(),
@@ -113,6 +115,7 @@ struct Writing {
     stop: CancellationToken,
     /// Taken from the journal and not written yet.
     rows: Vec<Row>,
+    tally: Tally,
     /// Entries that were left out and not told yet.
     dropped: u64,
     /// Entries written so far.
@@ -182,6 +185,7 @@ impl Writing {
         schema::migrate(&self.database, &mut connection).await?;
         if self.ids.worker == 0 {
             self.ids.worker = register(&mut connection, &self.worker).await?;
+            self.tally.begin(self.ids.worker);
         }
         Ok(Link { connection, insert: Insert::new(self.ids.worker, &self.config) })
     }
@@ -194,7 +198,11 @@ impl Writing {
             if self.stop.is_cancelled() {
                 return self.write(link).await;
             }
-            let rest = if has_more { Duration::ZERO } else { IDLE };
+            let rest = match (has_more, self.tally.is_due()) {
+                (true, _) => Duration::ZERO,
+                (false, true) => GATHER,
+                (false, false) => IDLE,
+            };
             let stop = self.stop.clone();
             tokio::select! {
                 () = stop.cancelled() => {}
@@ -209,23 +217,33 @@ impl Writing {
     /// Writes what waits by now.
     async fn write(&mut self, link: &mut Link) -> Result<(), StoreError> {
         let taken = self.journal.take();
+        let is_idle = taken.entries.is_empty() && self.rows.is_empty();
         self.dropped += taken.dropped;
         if taken.entries.first().is_some_and(|entry| self.ids.are_ahead_of(entry.at.millis())) {
             // The clock has been set back. Places of that time may have been given already; those of another worker have not.
-            self.ids = Ids { worker: register(&mut link.connection, &self.worker).await?, ..Ids::default() };
+            let worker = register(&mut link.connection, &self.worker).await?;
+            self.ids = Ids { worker, ..Ids::default() };
+            // What waits still has places of the time before.
+            self.tally.count(&mut self.rows);
+            self.tally.begin(worker);
             link.insert = Insert::new(self.ids.worker, &self.config);
         }
         let ids = &mut self.ids;
-        self.rows.extend(taken.entries.into_iter().map(|entry| Row { id: ids.next(entry.at.millis()), entry }));
+        self.rows.extend(taken.entries.into_iter().map(|entry| Row { id: ids.next(entry.at.millis()), entry, is_counted: false }));
         while !self.rows.is_empty() {
             let count = self.rows.len().min(BATCH);
-            let refused = insert(link, &self.rows[..count]).await?;
+            self.tally.count(&mut self.rows[..count]);
+            let refused = insert(link, &self.rows[..count], &mut self.tally).await?;
             let bytes = self.rows.drain(..count).map(|row| row.entry.weight()).sum();
             self.journal.released(count, bytes);
             self.telemetry.delivery_log_dropped(refused);
             let entries = count as u64 - refused;
             self.written += entries;
             self.telemetry.record(&Fact::DeliveryLogWritten { entries, dropped: std::mem::take(&mut self.dropped) + refused });
+        }
+        // Nothing came, or it is the end: time for what is left of the tally.
+        while self.tally.is_due() && (is_idle || self.stop.is_cancelled()) {
+            link.insert.all(&mut link.connection, &[], &mut self.tally).await?;
         }
         Ok(())
     }
@@ -264,13 +282,13 @@ impl Writing {
 }
 
 /// Writes rows; of those that the database refuses for what they hold it finds the guilty ones, and says how many it left out.
-async fn insert(link: &mut Link, rows: &[Row]) -> Result<u64, StoreError> {
-    match link.insert.all(&mut link.connection, rows).await {
+async fn insert(link: &mut Link, rows: &[Row], tally: &mut Tally) -> Result<u64, StoreError> {
+    match link.insert.all(&mut link.connection, rows, tally).await {
         Ok(()) => Ok(0),
         Err(StoreError::Refused(_)) if rows.len() == 1 => Ok(1),
         Err(StoreError::Refused(_)) => {
             let (first, second) = rows.split_at(rows.len() / 2);
-            Ok(Box::pin(insert(link, first)).await? + Box::pin(insert(link, second)).await?)
+            Ok(Box::pin(insert(link, first, tally)).await? + Box::pin(insert(link, second, tally)).await?)
         }
         Err(error) => Err(error),
     }
