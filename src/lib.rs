@@ -15,8 +15,8 @@
 //!    acknowledged.
 //!
 //! Around it: [`config`] (raw text in, valid types out), [`telemetry`] (facts in, log lines and metrics out), [`store`] (the delivery log:
-//! facts in, an event's story out), [`admin`] (probes and metrics over HTTP), [`lifecycle`] (signals), [`supervisor`] (what systemd is
-//! told), [`cli`] (the commands). `src/ARCHITECTURE.md` says why things are as they are.
+//! facts in, an event's story out), [`letters`] (what waits for an operator, and the jobs that replay or discard it), [`admin`] (probes and
+//! metrics over HTTP), [`lifecycle`] (signals), [`supervisor`] (what systemd is told), [`cli`] (the commands). `src/ARCHITECTURE.md` says why things are as they are.
 
 pub mod admin;
 pub mod broker;
@@ -25,6 +25,7 @@ pub mod clock;
 pub mod config;
 pub mod domain;
 pub mod egress;
+pub mod letters;
 pub mod lifecycle;
 pub mod store;
 pub mod supervisor;
