@@ -143,7 +143,12 @@ impl<'a> Errand<'a> {
         self.tally
     }
 
-    /// The same with another way to replay.
+    /// Whether everything was looked at to the end of the queue, and nothing left for later.
+    pub(crate) fn is_complete(&self, came_to: &Result<Option<Unreadable>, Broken>) -> bool {
+        matches!(came_to, Ok(None)) && !self.has_more
+    }
+
+    /// From now on with this action.
     pub(crate) fn through_another(&mut self, action: Action) {
         self.action = action;
     }

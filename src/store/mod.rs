@@ -6,6 +6,7 @@
 
 pub mod entry;
 mod insert;
+pub(crate) mod jobs;
 pub mod journal;
 pub mod reader;
 mod schema;

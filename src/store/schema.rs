@@ -62,6 +62,21 @@ CREATE TABLE payload (
 );
 ";
 
+/// The third: jobs on letters.
+const JOBS: &str = "
+CREATE TABLE job (
+    id TEXT PRIMARY KEY,
+    queue TEXT NOT NULL,
+    state TEXT NOT NULL,
+    run BIGINT NOT NULL,
+    instance TEXT NOT NULL,
+    updated_at BIGINT NOT NULL,
+    ended_at BIGINT,
+    cancelled_by TEXT,
+    told TEXT NOT NULL
+);
+";
+
 /// What stays as it is in the path of a URL.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_');
 
@@ -113,7 +128,8 @@ pub(super) async fn migrate(database: &Database, connection: &mut AnyConnection)
     };
     let sql = FIRST.replace("{number}", number).replace("{clustered}", clustered);
     let first = Migration::new(1, "the delivery log".into(), MigrationType::Simple, AssertSqlSafe(sql).into_sql_str(), false);
-    let mut migrator = Migrator::with_migrations(vec![first]);
+    let third = Migration::new(3, "jobs".into(), MigrationType::Simple, JOBS.into_sql_str(), false);
+    let mut migrator = Migrator::with_migrations(vec![first, third]);
     // A newer worker may have added to the tables; what it added is not ours to judge.
     migrator.set_ignore_missing(true);
     let migrated = timeout(LIMIT, migrator.run_direct(None, connection, false)).await.map_err(|_| StoreError::Timeout)?;

@@ -5,6 +5,7 @@
 
 mod circuits;
 mod delivery_log;
+mod jobs;
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -64,6 +65,7 @@ pub(super) fn write(fact: &Fact<'_>) {
         | Fact::PublishFailed { .. }
         | Fact::StaleAcks { .. }
         | Fact::TopologyReady { .. } => broker(fact),
+        Fact::JobEnded { .. } | Fact::JobsNotRecorded { .. } | Fact::JobsRecorded => jobs::write(fact),
         Fact::Started { .. }
         | Fact::Audited { .. }
         | Fact::ApiRefused { .. }
@@ -203,7 +205,10 @@ fn service(fact: &Fact<'_>) {
         Fact::Started { integrators, endpoints } => {
             info!(target: "callbackd", version = env!("CARGO_PKG_VERSION"), integrators, endpoints, "started");
         }
-        Fact::Audited { actor, action } => info!(target: "callbackd::audit", actor, action, "audit"),
+        Fact::Audited { actor, action, detail } => {
+            let detail = detail.map(|detail| cut(detail, TEXT_LIMIT));
+            info!(target: "callbackd::audit", actor, action, detail = detail.as_deref(), "audit");
+        }
         // Whoever tries could fill the log: they are counted.
         Fact::ApiRefused { reason } => debug!(target: "callbackd", reason = reason.as_str(), "api refused"),
         Fact::Reloaded { integrators, endpoints } => info!(target: "callbackd", integrators, endpoints, "reloaded"),

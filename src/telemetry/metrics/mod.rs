@@ -108,7 +108,13 @@ impl Metrics {
             | Fact::PublishFailed { .. }
             | Fact::StaleAcks { .. } => self.broker.count(fact),
             Fact::Started { .. } | Fact::Reloaded { .. } | Fact::ReloadRefused { .. } | Fact::ApiRefused { .. } => self.service.count(fact),
-            Fact::Audited { .. } | Fact::TopologyReady { .. } | Fact::Stopping { .. } | Fact::Stopped { .. } => {}
+            Fact::Audited { .. }
+            | Fact::JobEnded { .. }
+            | Fact::JobsNotRecorded { .. }
+            | Fact::JobsRecorded
+            | Fact::TopologyReady { .. }
+            | Fact::Stopping { .. }
+            | Fact::Stopped { .. } => {}
         }
     }
 
