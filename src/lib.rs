@@ -15,8 +15,10 @@
 //!    acknowledged.
 //!
 //! Around it: [`config`] (raw text in, valid types out), [`telemetry`] (facts in, log lines and metrics out), [`store`] (the delivery log:
-//! facts in, an event's story out), [`admin`] (probes and metrics over HTTP), [`holds`] (endpoints that operators have paused), [`lifecycle`] (signals), [`supervisor`] (what systemd is
-//! told), [`cli`] (the commands). `src/ARCHITECTURE.md` says why things are as they are.
+//! facts in, an event's story out), [`letters`] (what waits for an operator, and the jobs that replay or discard it), [`holds`] (endpoints that
+//! operators have paused), [`admin`] (probes, metrics, API and console over HTTP, on a thread of its own), [`live`] (what happens right now),
+//! [`lifecycle`] (signals), [`pulse`] and [`supervisor`] (whether it lives, and what systemd is told), [`cli`] (the commands).
+//! `src/ARCHITECTURE.md` says why things are as they are.
 
 pub mod admin;
 pub mod broker;
@@ -26,6 +28,7 @@ pub mod config;
 pub mod domain;
 pub mod egress;
 pub mod holds;
+pub mod letters;
 pub mod lifecycle;
 pub mod live;
 pub mod pulse;

@@ -49,7 +49,7 @@ pub use operations::{Admin, ApiToken, Log, LogFormat};
 pub use problems::Problems;
 pub use proxy::Proxy;
 pub use source::Source;
-pub use units::parse_duration;
+pub use units::{parse_duration, parse_rate};
 pub use worker::{Dead, Worker};
 
 /// Everything `callbackd.toml` and its environment overrides say, valid.

@@ -33,7 +33,8 @@ pub(super) fn show_size(bytes: u64) -> String {
 }
 
 /// Reads a whole number, a slash and a unit of time: so many in one such unit. `None` when it is none.
-pub(super) fn parse_rate(text: &str) -> Option<(u64, Duration)> {
+#[must_use]
+pub fn parse_rate(text: &str) -> Option<(u64, Duration)> {
     let (number, unit) = text.split_once('/')?;
     let (_, millis) = TIMES.iter().find(|(name, _)| *name == unit && RATE_UNITS.contains(name))?;
     let is_number = !number.is_empty() && number.bytes().all(|byte| byte.is_ascii_digit());

@@ -9,6 +9,7 @@ pub mod entry;
 pub mod health;
 pub mod holds;
 mod insert;
+pub(crate) mod jobs;
 pub mod journal;
 pub mod listing;
 pub mod reader;

@@ -118,6 +118,21 @@ CREATE TABLE tally (
 ){clustered};
 ";
 
+/// The third: jobs on letters.
+const JOBS: &str = "
+CREATE TABLE job (
+    id TEXT PRIMARY KEY,
+    queue TEXT NOT NULL,
+    state TEXT NOT NULL,
+    run BIGINT NOT NULL,
+    instance TEXT NOT NULL,
+    updated_at BIGINT NOT NULL,
+    ended_at BIGINT,
+    cancelled_by TEXT,
+    told TEXT NOT NULL
+);
+";
+
 /// What stays as it is in the path of a URL.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_');
 
@@ -171,7 +186,7 @@ pub(super) async fn migrate(database: &Database, connection: &mut AnyConnection)
         let sql = sql.replace("{number}", number).replace("{clustered}", clustered);
         Migration::new(version, name.into(), MigrationType::Simple, AssertSqlSafe(sql).into_sql_str(), false)
     };
-    let all = [(1, "the delivery log", FIRST), (2, "the tally", TALLY), (4, "endpoints on hold", HOLDS)];
+    let all = [(1, "the delivery log", FIRST), (2, "the tally", TALLY), (3, "jobs", JOBS), (4, "endpoints on hold", HOLDS)];
     let mut migrator = Migrator::with_migrations(all.into_iter().map(migration).collect::<Vec<_>>());
     // A newer worker may have added to the tables; what it added is not ours to judge.
     migrator.set_ignore_missing(true);

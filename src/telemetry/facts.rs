@@ -16,6 +16,7 @@ use crate::domain::integrator::{Endpoint, EndpointUrl, SkipReason};
 use crate::domain::names::{EndpointId, EventId, IntegratorKey, SourceName, Topic};
 use crate::domain::reply::Reply;
 use crate::domain::time::Timestamp;
+use crate::letters::Job;
 
 /// Something that happened.
 #[derive(Debug)]
@@ -34,9 +35,21 @@ pub enum Fact<'a> {
         actor: &'a str,
         /// What is done.
         action: &'static str,
-        /// To what; empty where the action says it all.
-        detail: &'a str,
+        /// To what, where that is to be said: ids, names and filters.
+        detail: Option<&'a str>,
     },
+    /// A job is over, or was interrupted.
+    JobEnded {
+        /// The job.
+        job: &'a Job,
+    },
+    /// Jobs cannot be written to the database; they go on, and it is tried again. Told once, until it can be written again.
+    JobsNotRecorded {
+        /// Why.
+        error: &'a str,
+    },
+    /// Jobs are written to the database again.
+    JobsRecorded,
     /// A request to `/api` was turned away.
     ApiRefused {
         /// Why.

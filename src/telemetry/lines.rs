@@ -5,6 +5,7 @@
 
 mod circuits;
 mod delivery_log;
+mod jobs;
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -67,6 +68,7 @@ pub(super) fn write(fact: &Fact<'_>) {
         | Fact::PublishFailed { .. }
         | Fact::StaleAcks { .. }
         | Fact::TopologyReady { .. } => broker(fact),
+        Fact::JobEnded { .. } | Fact::JobsNotRecorded { .. } | Fact::JobsRecorded => jobs::write(fact),
         Fact::Started { .. }
         | Fact::Audited { .. }
         | Fact::ApiRefused { .. }
@@ -209,7 +211,8 @@ fn service(fact: &Fact<'_>) {
             info!(target: "callbackd", version = env!("CARGO_PKG_VERSION"), integrators, endpoints, "started");
         }
         Fact::Audited { actor, action, detail } => {
-            info!(target: "callbackd::audit", actor, action, detail = (!detail.is_empty()).then(|| cut(detail, TEXT_LIMIT)).as_deref(), "audit");
+            let detail = detail.map(|detail| cut(detail, TEXT_LIMIT));
+            info!(target: "callbackd::audit", actor, action, detail = detail.as_deref(), "audit");
         }
         // Whoever tries could fill the log: they are counted.
         Fact::ApiRefused { reason } => debug!(target: "callbackd", reason = reason.as_str(), "api refused"),

@@ -134,7 +134,7 @@ pub(in crate::admin) async fn pinged(api: &Api, actor: &Actor, endpoint: &Arc<En
 
 fn audit(api: &Api, actor: &Actor, action: &'static str, endpoint: &Endpoint) {
     let detail = format!("{}/{}", endpoint.integrator, endpoint.id);
-    api.telemetry.record(&Fact::Audited { actor: actor.as_str(), action, detail: &detail });
+    api.telemetry.record(&Fact::Audited { actor: actor.as_str(), action, detail: Some(&detail) });
 }
 
 fn unheld(error: &HoldError) -> Refusal {

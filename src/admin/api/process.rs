@@ -63,7 +63,7 @@ pub(super) async fn reload(State(api): State<Api>, Extension(actor): Extension<A
     if api.reloads.check().is_err() {
         return told(StatusCode::TOO_MANY_REQUESTS, "one reload a second");
     }
-    api.telemetry.record(&Fact::Audited { actor: actor.as_str(), action: "reload", detail: "" });
+    api.telemetry.record(&Fact::Audited { actor: actor.as_str(), action: "reload", detail: None });
     api.reload.reload();
     told(StatusCode::ACCEPTED, "the integrators are being loaded; the log and callbackd_config_last_reload_successful tell what came of it")
 }

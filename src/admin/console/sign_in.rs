@@ -40,7 +40,7 @@ pub(super) async fn sign_in(
     };
     match console.access.sign_in(token.trim(), &headers) {
         Ok((secret, actor)) => {
-            console.api.telemetry.record(&Fact::Audited { actor: actor.as_str(), action: "sign_in", detail: "" });
+            console.api.telemetry.record(&Fact::Audited { actor: actor.as_str(), action: "sign_in", detail: None });
             let cookie = set_cookie(&secret, &frame.prefix, is_secure(&headers));
             ([(header::SET_COOKIE, cookie)], Redirect::to(&frame.link("/"))).into_response()
         }

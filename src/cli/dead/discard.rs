@@ -2,15 +2,14 @@
 
 use lapin::message::Delivery;
 
-use super::browse::{Broken, Grounds, Pass, through};
-use super::filter::{Filter, Selection};
-use super::letter::Letter;
-use super::unreadable::{Unreadable, take_out};
+use super::bar::Bar;
+use super::filter::Selection;
+use crate::broker::{Letterhead, Outlet};
 use crate::cli::CliError;
-use crate::cli::outlet::{Letterhead, Outlet};
-use crate::cli::terminal::{Out, confirmed, line, progress};
+use crate::cli::terminal::{Out, confirmed, line};
 use crate::clock;
 use crate::config::Config;
+use crate::letters::{Action, Broken, Errand, Filter, Leash, Limits, Pass, Tally, Unreadable, run, take_out};
 
 /// Away for good. Asks first, and wants to be told which: a filter, or `--all`.
 #[derive(Debug, clap::Args)]
@@ -36,11 +35,11 @@ impl Discard {
         if self.unreadable {
             return self.take_out(config, out).await;
         }
-        if self.selection.is_everything() && !self.all {
-            return Err(CliError::Usage("which? Give a filter such as --integrator, or --all for everything in the queue".to_owned()));
-        }
         let now = clock::now();
         let mut filter = self.selection.filter(now)?;
+        if filter.is_everything() && !self.all {
+            return Err(CliError::Usage("which? Give a filter such as --integrator, or --all for everything in the queue".to_owned()));
+        }
         let queue = self.selection.queue(config);
         if self.dry_run || !self.yes {
             filter = filter.before_question(now);
@@ -56,9 +55,8 @@ impl Discard {
             // Nobody was asked about what came meanwhile.
             filter = filter.at_most(fitting);
         }
-        let mut discarded = 0;
-        let done = discard(config, queue, &filter, &mut discarded).await;
-        line(out, &format!("discarded {discarded}"))?;
+        let (done, tally) = all(config, queue, &filter, Action::Discard).await;
+        line(out, &format!("discarded {}", tally.done))?;
         complete(done?)
     }
 
@@ -101,50 +99,13 @@ fn complete(unreadable: Option<Unreadable>) -> Result<(), CliError> {
 }
 
 async fn count(config: &Config, queue: &str, filter: &Filter) -> Result<(usize, Option<Unreadable>), Broken> {
-    let mut fitting = 0;
-    let unreadable = through(config, queue, async |pass| {
-        let bar = progress(pass.bound().into());
-        fitting = 0;
-        while pass
-            .window(|position, delivery| {
-                bar.inc(1);
-                let fits = filter.fits(&Letter::read(&delivery, position, config)) && filter.admits_another_after(fitting);
-                fitting += usize::from(fits);
-            })
-            .await?
-        {}
-        bar.finish_and_clear();
-        Ok(())
-    })
-    .await?;
-    Ok((fitting, unreadable))
+    let (unreadable, tally) = all(config, queue, filter, Action::Count).await;
+    Ok((tally.fitting, unreadable?))
 }
 
-/// Counts each as soon as it is gone, so that the count is right on every way out.
-async fn discard(config: &Config, queue: &str, filter: &Filter, discarded: &mut usize) -> Result<Option<Unreadable>, Broken> {
-    through(config, queue, async |pass| {
-        let bar = progress(pass.bound().into());
-        loop {
-            let mut tags = Vec::new();
-            let more = pass
-                .window(|position, delivery| {
-                    bar.inc(1);
-                    let fits = filter.fits(&Letter::read(&delivery, position, config));
-                    if fits && filter.admits_another_after(*discarded + tags.len()) {
-                        tags.push(delivery.delivery_tag);
-                    }
-                })
-                .await?;
-            if !more {
-                break;
-            }
-            for tag in tags {
-                pass.settle(tag, Grounds::Discarded).await?;
-                *discarded += 1;
-            }
-        }
-        bar.finish_and_clear();
-        Ok(())
-    })
-    .await
+async fn all(config: &Config, queue: &str, filter: &Filter, action: Action) -> (Result<Option<Unreadable>, Broken>, Tally) {
+    let bar = Bar::default();
+    let mut errand = Errand::new(config, filter.clone(), action, Leash::new(Limits::default()), &bar);
+    let done = run(&mut errand, queue).await;
+    (done, errand.tally())
 }

@@ -2,17 +2,10 @@
 
 use clap::ValueEnum;
 
-use super::letter::Letter;
 use crate::cli::CliError;
-use crate::config::Config;
-use crate::config::parse_duration;
-use crate::domain::dead::{DeadReason, RejectReason};
+use crate::config::{Config, parse_duration};
 use crate::domain::time::Timestamp;
-
-/// Why the broker itself moved a message, in its words (RabbitMQ's documentation, "dead letter exchanges").
-const BROKER_REASONS: [&str; 2] = ["delivery_limit", "rejected"];
-/// The same for a wait that is over.
-const WAIT_IS_OVER: &str = "expired";
+use crate::letters::{Filter, Queue};
 
 /// Which messages. All that is given must fit.
 #[derive(Debug, Clone, clap::Args)]
@@ -54,37 +47,20 @@ pub(super) enum Which {
     Unroutable,
 }
 
-/// A selection that makes sense.
-#[derive(Debug, Clone)]
-pub(super) struct Filter {
-    integrator: Option<String>,
-    endpoint: Option<String>,
-    reason: Option<String>,
-    event: Option<String>,
-    since: Option<Timestamp>,
-    until: Option<Timestamp>,
-    asked_at: Option<Timestamp>,
-    limit: Option<usize>,
+impl From<Which> for Queue {
+    fn from(which: Which) -> Self {
+        match which {
+            Which::Dead => Self::Dead,
+            Which::Rejected => Self::Rejected,
+            Which::Unroutable => Self::Unroutable,
+        }
+    }
 }
 
 impl Selection {
     /// The queue's name on the broker.
     pub(super) fn queue<'a>(&self, config: &'a Config) -> &'a str {
-        match self.queue {
-            Which::Dead => &config.broker.names.dead,
-            Which::Rejected => &config.broker.names.rejected,
-            Which::Unroutable => &config.broker.names.unroutable,
-        }
-    }
-
-    /// Whether anything narrows the choice. A limit does not: it says how many, not which.
-    pub(super) const fn is_everything(&self) -> bool {
-        self.integrator.is_none()
-            && self.endpoint.is_none()
-            && self.reason.is_none()
-            && self.event.is_none()
-            && self.since.is_none()
-            && self.until.is_none()
+        Queue::from(self.queue).name(config)
     }
 
     /// Reads times and checks the reason.
@@ -92,61 +68,19 @@ impl Selection {
     /// # Errors
     /// [`CliError::Usage`] for a time that is none, or a reason that no message of this queue can have.
     pub(super) fn filter(&self, now: Timestamp) -> Result<Filter, CliError> {
-        if let Some(reason) = &self.reason {
-            self.check_reason(reason)?;
-        }
         let time = |text: &Option<String>, option| text.as_deref().map(|text| time(text, option, now)).transpose();
-        Ok(Filter {
+        let filter = Filter {
             integrator: self.integrator.clone(),
             endpoint: self.endpoint.clone(),
             reason: self.reason.clone(),
             event: self.event.clone(),
             since: time(&self.since, "--since")?,
             until: time(&self.until, "--until")?,
-            asked_at: None,
             limit: self.limit,
-        })
-    }
-
-    fn check_reason(&self, reason: &str) -> Result<(), CliError> {
-        let known: Vec<&str> = match self.queue {
-            Which::Dead => DeadReason::ALL.into_iter().map(DeadReason::as_str).collect(),
-            Which::Rejected => RejectReason::CODES.into_iter().chain(BROKER_REASONS).collect(),
-            Which::Unroutable => BROKER_REASONS.into_iter().chain([WAIT_IS_OVER]).collect(),
+            asked_at: None,
         };
-        if known.contains(&reason) {
-            return Ok(());
-        }
-        Err(CliError::Usage(format!("--reason {reason}: no such reason; there are {}", known.join(", "))))
-    }
-}
-
-impl Filter {
-    /// Whether a message is among those that are meant.
-    pub(super) fn fits(&self, letter: &Letter) -> bool {
-        let same = |wanted: &Option<String>, found: &Option<String>| wanted.is_none() || wanted == found;
-        same(&self.integrator, &letter.integrator)
-            && same(&self.endpoint, &letter.endpoint)
-            && same(&self.reason, &letter.reason)
-            && same(&self.event, &letter.event)
-            && self.since.is_none_or(|since| letter.dead_at.is_some_and(|at| at >= since))
-            && self.until.is_none_or(|until| letter.dead_at.is_some_and(|at| at < until))
-            && self.asked_at.is_none_or(|asked_at| letter.dead_at.is_none_or(|at| at <= asked_at))
-    }
-
-    /// The same without what says that it came later.
-    pub(super) fn before_question(self, now: Timestamp) -> Self {
-        Self { asked_at: Some(now), ..self }
-    }
-
-    /// The same, but no more than `count`.
-    pub(super) fn at_most(self, count: usize) -> Self {
-        Self { limit: Some(self.limit.map_or(count, |limit| limit.min(count))), ..self }
-    }
-
-    /// Whether there may be another one after `count`.
-    pub(super) fn admits_another_after(&self, count: usize) -> bool {
-        self.limit.is_none_or(|limit| count < limit)
+        filter.check_reason(self.queue.into()).map_err(|error| CliError::Usage(format!("--reason {error}")))?;
+        Ok(filter)
     }
 }
 
@@ -160,6 +94,7 @@ fn time(text: &str, option: &str, now: Timestamp) -> Result<Timestamp, CliError>
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::letters::Letter;
 
     const NOW: Timestamp = Timestamp::from_millis(10_000_000);
 
@@ -183,11 +118,15 @@ mod tests {
         selection.filter(NOW).unwrap().fits(&letter())
     }
 
+    fn is_everything(selection: &Selection) -> bool {
+        selection.filter(NOW).unwrap().is_everything()
+    }
+
     #[test]
     fn each_filter_lets_its_own_through_and_nothing_else() {
         let dead = || everything(Which::Dead);
         let text = |text: &str| Some(text.to_owned());
-        assert!(fits(&dead()) && dead().is_everything());
+        assert!(fits(&dead()) && is_everything(&dead()));
         for (right, wrong) in [
             (Selection { integrator: text("acme"), ..dead() }, Selection { integrator: text("other"), ..dead() }),
             (Selection { endpoint: text("main"), ..dead() }, Selection { endpoint: text("Main"), ..dead() }),
@@ -198,7 +137,7 @@ mod tests {
         ] {
             assert!(fits(&right), "{right:?}");
             assert!(!fits(&wrong), "{wrong:?}");
-            assert!(!right.is_everything() && !wrong.is_everything());
+            assert!(!is_everything(&right) && !is_everything(&wrong));
         }
     }
 
@@ -208,18 +147,6 @@ mod tests {
         for (since, until) in [(Some("1d"), None), (None, Some("0s"))] {
             let selection = Selection { since: since.map(str::to_owned), until: until.map(str::to_owned), ..everything(Which::Dead) };
             assert!(!selection.filter(NOW).unwrap().fits(&undated));
-        }
-    }
-
-    #[test]
-    fn what_comes_after_a_question_is_not_part_of_the_answer() {
-        let limited = |limit| Selection { limit, ..everything(Which::Dead) }.filter(NOW).unwrap();
-        let filter = limited(None).before_question(Timestamp::from_millis(9_000_000));
-        assert!(filter.fits(&letter()) && filter.fits(&Letter { dead_at: None, ..letter() }));
-        assert!(!filter.fits(&Letter { dead_at: Some(Timestamp::from_millis(9_000_001)), ..letter() }));
-        for (limit, count, admitted) in [(None, 3, 3), (Some(2), 3, 2), (Some(5), 3, 3), (None, 0, 0)] {
-            let filter = limited(limit).at_most(count);
-            assert_eq!((0..9).take_while(|n| filter.admits_another_after(*n)).count(), admitted);
         }
     }
 

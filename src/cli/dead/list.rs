@@ -1,16 +1,14 @@
 //! `callbackd dead list`: a line for each message.
 
-use serde_json::json;
+use lapin::message::Delivery;
 
-use super::browse::{Broken, Pass};
 use super::filter::Selection;
-use super::letter::Letter;
-use super::unreadable::{Unreadable, put_last};
 use crate::cli::CliError;
 use crate::cli::terminal::{Out, Table, line, plain};
 use crate::clock;
 use crate::config::Config;
 use crate::domain::time::Timestamp;
+use crate::letters::{Broken, Filter, Letter, look};
 
 /// What is there, without payloads. The table has what fits on a line; `--json` and `show` have everything.
 #[derive(Debug, clap::Args)]
@@ -26,38 +24,15 @@ impl List {
     pub(super) async fn run(self, config: &Config, out: Out<'_>) -> Result<(), CliError> {
         let filter = self.selection.filter(clock::now())?;
         let queue = self.selection.queue(config);
-        let mut pass = Pass::start(&config.broker, queue).await?;
-        let mut table = Table::new(HEADING);
-        let mut tally = Tally::default();
-        let unreadable = loop {
-            let mut letters = Vec::new();
-            let more = pass.window(|position, delivery| {
-                tally.seen += 1;
-                let letter = Letter::read(&delivery, position, config);
-                if filter.fits(&letter) {
-                    tally.fitting += 1;
-                    if filter.admits_another_after(tally.shown) {
-                        tally.shown += 1;
-                        letters.push(letter);
-                    }
-                }
-            });
-            let more = more.await;
+        let (mut table, mut tally) = (Table::new(HEADING), Tally::default());
+        let is_kept = |letter: &Letter| tally.shows(filter.fits(letter), &filter);
+        let window = |kept: Vec<(Letter, Delivery)>| {
             if self.json {
-                letters.iter().try_for_each(|letter| line(out, &json_line(letter)))?;
-            } else {
-                table.rows(out, &letters.iter().map(row).collect::<Vec<_>>())?;
+                return kept.iter().try_for_each(|(letter, _)| line(out, &json_line(letter)?));
             }
-            match more {
-                Ok(true) => {}
-                Ok(false) => break pass.finish().await.map(|()| None)?,
-                Err(Broken::Unreadable(met)) => {
-                    drop(pass);
-                    break Some(Unreadable { behind: met.behind, ..put_last(&config.broker, &met).await? });
-                }
-                Err(broken) => return Err(broken.into()),
-            }
+            table.rows(out, &kept.iter().map(|(letter, _)| row(letter)).collect::<Vec<_>>())
         };
+        let unreadable = look(config, queue, is_kept, window).await?;
         eprintln!("{}", tally.summary(queue, unreadable.is_some()));
         unreadable.map_or(Ok(()), |unreadable| Err(Broken::Unreadable(unreadable).into()))
     }
@@ -72,6 +47,14 @@ struct Tally {
 }
 
 impl Tally {
+    fn shows(&mut self, fits: bool, filter: &Filter) -> bool {
+        self.seen += 1;
+        self.fitting += usize::from(fits);
+        let is_shown = fits && filter.admits_another_after(self.shown);
+        self.shown += usize::from(is_shown);
+        is_shown
+    }
+
     fn summary(&self, queue: &str, cut_short: bool) -> String {
         let readable = if cut_short { " that can be read" } else { "" };
         let limit = if self.shown < self.fitting { format!("; --limit cuts after {}", self.shown) } else { String::new() };
@@ -107,16 +90,10 @@ fn short_time(at: Timestamp) -> String {
     }
 }
 
-fn json_line(letter: &Letter) -> String {
-    let time = |at: Option<Timestamp>| at.map(|at| at.to_string());
-    json!({
-        "position": letter.position, "source": letter.source, "event": letter.event, "integrator": letter.integrator,
-        "endpoint": letter.endpoint, "topic": letter.topic, "reason": letter.reason, "detail": letter.detail, "attempts": letter.attempts,
-        "first_attempt_at": time(letter.first_attempt_at), "last_attempt_at": time(letter.last_attempt_at),
-        "last_status": letter.last_status, "last_error": letter.last_error, "replayed_at": time(letter.replayed_at),
-        "dead_at": time(letter.dead_at), "size": letter.size,
-    })
-    .to_string()
+/// Members in the order of the alphabet.
+fn json_line(letter: &Letter) -> Result<String, CliError> {
+    let value = serde_json::to_value(letter).map_err(|error| CliError::Failed(error.to_string()))?;
+    Ok(value.to_string())
 }
 
 #[cfg(test)]

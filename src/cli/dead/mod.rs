@@ -1,18 +1,17 @@
 //! `callbackd dead`: look at what was not delivered, put it back on its way, or throw it away.
 
-mod browse;
+mod bar;
 mod discard;
 mod filter;
-mod letter;
 mod list;
 mod replay;
 mod show;
-mod unreadable;
 
 use std::io::Write;
 
 use super::CliError;
 use crate::config::Config;
+use crate::letters::Broken;
 
 /// Works with the dead deliveries, the rejected events and what found no queue. Whatever is not replayed or discarded stays as it is, in order.
 #[derive(Debug, clap::Args)]
@@ -59,5 +58,11 @@ impl Dead {
             Action::Replay(replay) => replay.run(config, out).await,
             Action::Discard(discard) => discard.run(config, out).await,
         }
+    }
+}
+
+impl From<Broken> for CliError {
+    fn from(broken: Broken) -> Self {
+        Self::Failed(broken.to_string())
     }
 }

@@ -3,15 +3,13 @@
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable, ShortString};
 
-use super::browse::{Broken, Pass};
 use super::filter::Selection;
-use super::letter::Letter;
-use super::unreadable::{Unreadable, put_last};
 use crate::cli::CliError;
 use crate::cli::terminal::{Out, bytes, line, plain};
 use crate::clock;
 use crate::config::Config;
 use crate::domain::time::Timestamp;
+use crate::letters::{Letter, look};
 
 /// One message, the first that fits: what became of it, and then all its headers.
 #[derive(Debug, clap::Args)]
@@ -27,26 +25,17 @@ impl Show {
     pub(super) async fn run(self, config: &Config, out: Out<'_>) -> Result<(), CliError> {
         let filter = self.selection.filter(clock::now())?;
         let queue = self.selection.queue(config);
-        let mut pass = Pass::start(&config.broker, queue).await?;
         let (mut found, mut fitting) = (None, 0_usize);
-        let unreadable = loop {
-            let more = pass.window(|position, delivery| {
-                let letter = Letter::read(&delivery, position, config);
-                if filter.fits(&letter) {
-                    fitting += 1;
-                    found.get_or_insert((letter, delivery));
-                }
-            });
-            match more.await {
-                Ok(true) => {}
-                Ok(false) => break pass.finish().await.map(|()| None)?,
-                Err(Broken::Unreadable(met)) => {
-                    drop(pass);
-                    break Some(Unreadable { behind: met.behind, ..put_last(&config.broker, &met).await? });
-                }
-                Err(broken) => return Err(broken.into()),
-            }
+        let is_kept = |letter: &Letter| {
+            let fits = filter.fits(letter);
+            fitting += usize::from(fits);
+            fits && fitting == 1
         };
+        let window = |mut kept: Vec<(Letter, Delivery)>| {
+            found = found.take().or_else(|| kept.pop());
+            Ok::<(), CliError>(())
+        };
+        let unreadable = look(config, queue, is_kept, window).await?;
         let Some((letter, delivery)) = found else {
             let hidden = unreadable.map(|unreadable| format!("; {unreadable}")).unwrap_or_default();
             return Err(CliError::Failed(format!("no message of {queue} fits{hidden}")));

@@ -109,7 +109,13 @@ impl Metrics {
             | Fact::StaleAcks { .. } => self.broker.count(fact),
             Fact::Started { .. } | Fact::Reloaded { .. } | Fact::ReloadRefused { .. } | Fact::ApiRefused { .. } => self.service.count(fact),
             Fact::EndpointHeld { .. } | Fact::EndpointReleased { .. } | Fact::HoldsUnread { .. } => {}
-            Fact::Audited { .. } | Fact::TopologyReady { .. } | Fact::Stopping { .. } | Fact::Stopped { .. } => {}
+            Fact::Audited { .. }
+            | Fact::JobEnded { .. }
+            | Fact::JobsNotRecorded { .. }
+            | Fact::JobsRecorded
+            | Fact::TopologyReady { .. }
+            | Fact::Stopping { .. }
+            | Fact::Stopped { .. } => {}
         }
     }
 

@@ -10,7 +10,7 @@ use lapin::Event;
 use lapin::message::Delivery;
 use lapin::options::BasicGetOptions;
 
-use super::browse::{Broken, Pass};
+use super::pass::{Broken, Pass};
 use crate::broker::connection::{short, within};
 use crate::broker::{BrokerError, connect};
 use crate::config::Broker;
@@ -26,13 +26,13 @@ const ROUNDS: usize = 16;
      Get messages)",
     unseen(*.behind)
 )]
-pub(super) struct Unreadable {
+pub struct Unreadable {
     /// The queue.
-    pub(super) queue: String,
+    pub queue: String,
     /// Its place, from 1.
-    pub(super) position: u32,
+    pub position: u32,
     /// How many messages stand behind it; of one that was put last, how many did and have not been looked at.
-    pub(super) behind: u32,
+    pub behind: u32,
 }
 
 fn unseen(count: u32) -> String {
@@ -50,7 +50,7 @@ impl Unreadable {
 ///
 /// # Errors
 /// [`Broken::Broker`]; nothing is lost.
-pub(super) async fn put_last(broker: &Broker, met: &Unreadable) -> Result<Unreadable, Broken> {
+pub(crate) async fn put_last(broker: &Broker, met: &Unreadable) -> Result<Unreadable, Broken> {
     let stands = find_again(broker, met).await?;
     let mut before = Pass::before(broker, &stands).await?;
     before.hold().await?;
@@ -123,7 +123,7 @@ pub(super) async fn put_behind_returned(broker: &Broker, stands: Unreadable, lef
 ///
 /// # Errors
 /// [`Broken`] when it is not where it was.
-pub(super) async fn take_out(broker: &Broker, unreadable: &Unreadable) -> Result<Option<Delivery>, Broken> {
+pub(crate) async fn take_out(broker: &Broker, unreadable: &Unreadable) -> Result<Option<Delivery>, Broken> {
     let queue = &unreadable.queue;
     let moved = || Broken::Broker(BrokerError::Topology(format!("{queue} has changed meanwhile; nothing was taken out")));
     let mut before = Pass::before(broker, unreadable).await?;

@@ -4,54 +4,66 @@ use bytes::Bytes;
 use lapin::BasicProperties;
 use lapin::message::Delivery;
 use lapin::types::{AMQPValue, FieldTable};
+use serde::Serialize;
+use utoipa::ToSchema;
 
+use super::rfc3339;
 use crate::broker::headers::{self, Original, Trust, encoded_size, name};
 use crate::config::{Config, Source};
 use crate::domain::decode::decode;
 use crate::domain::time::Timestamp;
 
-/// A dead or rejected message as commands speak of it.
-#[derive(Debug, Clone, Default)]
-pub(super) struct Letter {
+/// A dead, rejected or unroutable message without its payload.
+#[derive(Debug, Clone, Default, Serialize, ToSchema)]
+pub struct Letter {
     /// Its place in the queue, from 1.
-    pub(super) position: u32,
+    pub position: u32,
     /// The name of its source.
-    pub(super) source: Option<String>,
+    pub source: Option<String>,
     /// Its event's id.
-    pub(super) event: Option<String>,
+    pub event: Option<String>,
     /// Whose it is.
-    pub(super) integrator: Option<String>,
+    pub integrator: Option<String>,
     /// The one endpoint that it is for.
-    pub(super) endpoint: Option<String>,
+    pub endpoint: Option<String>,
     /// What it is about.
-    pub(super) topic: Option<String>,
+    pub topic: Option<String>,
     /// Why it is here, as a code.
-    pub(super) reason: Option<String>,
+    pub reason: Option<String>,
     /// Why it is here, for people.
-    pub(super) detail: Option<String>,
+    pub detail: Option<String>,
     /// Attempts made.
-    pub(super) attempts: u32,
+    pub attempts: u32,
     /// When the first attempt started.
-    pub(super) first_attempt_at: Option<Timestamp>,
+    #[serde(with = "rfc3339::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub first_attempt_at: Option<Timestamp>,
     /// When the latest attempt started.
-    pub(super) last_attempt_at: Option<Timestamp>,
+    #[serde(with = "rfc3339::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub last_attempt_at: Option<Timestamp>,
     /// The status of the latest answer.
-    pub(super) last_status: Option<u16>,
+    pub last_status: Option<u16>,
     /// Why the latest attempt failed.
-    pub(super) last_error: Option<String>,
+    pub last_error: Option<String>,
     /// When an operator replayed it last.
-    pub(super) replayed_at: Option<Timestamp>,
+    #[serde(with = "rfc3339::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub replayed_at: Option<Timestamp>,
     /// Since when it is here.
-    pub(super) dead_at: Option<Timestamp>,
+    #[serde(with = "rfc3339::option")]
+    #[schema(value_type = Option<String>, format = DateTime)]
+    pub dead_at: Option<Timestamp>,
     /// Bytes of its body.
-    pub(super) size: usize,
+    pub size: usize,
     /// Who wrote it as it is.
-    pub(super) origin: Origin,
+    #[serde(skip)]
+    pub origin: Origin,
 }
 
 /// Who wrote a message as it is, which says whether its `x-callback-*` headers are believed and what a replay is.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Default)]
-pub(super) enum Origin {
+pub enum Origin {
     /// Upstream, or anybody: the broker moved it before we made a copy.
     #[default]
     Foreign,
@@ -64,7 +76,7 @@ pub(super) enum Origin {
 impl Letter {
     /// Reads a message. What we moved says everything in its headers; what the broker moved is read as far as its own
     /// account of the move and the event's body go.
-    pub(super) fn read(delivery: &Delivery, position: u32, config: &Config) -> Self {
+    pub(crate) fn read(delivery: &Delivery, position: u32, config: &Config) -> Self {
         let letter = if delivery.exchange.as_str() == config.broker.names.route {
             Self::moved_by_the_broker(delivery, config)
         } else {
@@ -128,7 +140,7 @@ impl Letter {
     ///
     /// # Errors
     /// Why it cannot be replayed, for people.
-    pub(super) fn replay(&self, delivery: &Delivery, config: &Config, now: Timestamp) -> Result<(String, BasicProperties), String> {
+    pub(crate) fn replay(&self, delivery: &Delivery, config: &Config, now: Timestamp) -> Result<(String, BasicProperties), String> {
         let name = self.source.as_deref().ok_or("it does not say which source it belongs to")?;
         let source = config.sources.iter().find(|source| source.name.as_str() == name);
         let source = source.ok_or_else(|| format!("its source `{name}` is not configured"))?;

@@ -1,4 +1,4 @@
-//! Publishing from the command line: to any exchange, with proof, and with a failure where the worker would try again.
+//! Publishing for an operator: to any exchange, with proof, and with a failure where the worker would try again.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
@@ -6,33 +6,32 @@ use std::time::Duration;
 use lapin::options::ConfirmSelectOptions;
 use lapin::{BasicProperties, Channel, Connection};
 
-use super::CliError;
-use crate::broker::connection::short;
-use crate::broker::verdict::{self, Address, Confirmed};
-use crate::broker::{BrokerError, NotPublished, connect};
+use super::connection::{BrokerError, connect, short};
+use super::publisher::NotPublished;
+use super::verdict::{self, Address, Confirmed};
 use crate::config::Broker;
 
 /// A connection with channels that carry one message in flight each: only then is a confirm sure to be that of its
 /// message.
-pub(super) struct Outlet {
+pub(crate) struct Outlet {
     connection: Connection,
     idle: Mutex<Vec<Channel>>,
     limit: Duration,
 }
 
 /// A message for any exchange.
-pub(super) struct Letterhead<'a> {
-    pub(super) exchange: &'a str,
-    pub(super) routing_key: &'a str,
-    pub(super) properties: BasicProperties,
+pub(crate) struct Letterhead<'a> {
+    pub(crate) exchange: &'a str,
+    pub(crate) routing_key: &'a str,
+    pub(crate) properties: BasicProperties,
 }
 
 impl Outlet {
     /// Connects.
     ///
     /// # Errors
-    /// [`CliError::Failed`] when there is no connection within the configured limit.
-    pub(super) async fn open(broker: &Broker, link: &str) -> Result<Self, CliError> {
+    /// [`BrokerError`] when there is no connection within the configured limit.
+    pub(crate) async fn open(broker: &Broker, link: &str) -> Result<Self, BrokerError> {
         let connection = connect(broker, link).await?;
         Ok(Self { connection, idle: Mutex::default(), limit: broker.timeout })
     }
@@ -41,12 +40,12 @@ impl Outlet {
     ///
     /// # Errors
     /// [`NotPublished`] is never proof that the message is not there, unless it was returned.
-    pub(super) async fn publish(&self, head: Letterhead<'_>, body: &[u8]) -> Result<Confirmed, NotPublished> {
+    pub(crate) async fn publish(&self, head: Letterhead<'_>, body: &[u8]) -> Result<Confirmed, NotPublished> {
         tokio::time::timeout(self.limit, self.publish_once(head, body)).await.unwrap_or(Err(NotPublished::TimedOut(self.limit)))
     }
 
     /// Closes the connection. Everything published has been confirmed or reported before.
-    pub(super) async fn close(self) {
+    pub(crate) async fn close(&self) {
         let _ = tokio::time::timeout(self.limit, self.connection.close(200, "done".into())).await;
     }
 

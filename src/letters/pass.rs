@@ -24,8 +24,7 @@ use super::unreadable::{Unreadable, bring_forward, put_behind_returned, put_last
 use crate::broker::Confirmed;
 use crate::broker::connection::{short, within};
 use crate::broker::{BrokerError, connect};
-use crate::cli::CliError;
-use crate::config::{Broker, Config};
+use crate::config::Broker;
 
 /// Messages of one window: the most that is in memory at one time. Passes over 20,000 messages took 2.9 to 4.3 s with
 /// windows of 200, 500, 2,000 and 5,000 (debug build, busy machine), not clearly less with larger ones, which need more memory.
@@ -40,7 +39,9 @@ const QUIET: Duration = Duration::from_millis(500);
 /// The longest wait for returned messages to be counted as ready again: it takes milliseconds, and never ends where they
 /// expire or another consumer takes them.
 const RETURNED: Duration = Duration::from_secs(1);
-/// The pause before they are counted again.
+/// The longest wait for messages that somebody else holds: a look at many takes some seconds, and who has removed them never returns them.
+const OTHERS: Duration = Duration::from_secs(30);
+/// The least pause before they are counted again.
 const LOOK_AGAIN: Duration = Duration::from_millis(2);
 /// Channels of one connection that hold windows: RabbitMQ's default `channel_max` is 2047 (its documentation, "channels").
 const WINDOWS: usize = 2000;
@@ -53,7 +54,7 @@ const BURST: u32 = 16;
 const WRITTEN: Duration = Duration::from_millis(50);
 
 /// A pass over one queue.
-pub(super) struct Pass {
+pub(crate) struct Pass {
     connection: Connection,
     queue: ShortString,
     limit: Duration,
@@ -86,7 +87,7 @@ struct Window {
 
 /// Why a message may leave its queue for good.
 #[derive(Debug)]
-pub(super) enum Grounds {
+pub(crate) enum Grounds {
     /// The broker has confirmed a copy of it in another queue.
     Copied(Confirmed),
     /// An operator wants it away.
@@ -95,7 +96,7 @@ pub(super) enum Grounds {
 
 /// Why a pass could not go on. The broker has everything that was not settled.
 #[derive(Debug, thiserror::Error)]
-pub(super) enum Broken {
+pub enum Broken {
     /// A step with the broker did not succeed.
     #[error(transparent)]
     Broker(#[from] BrokerError),
@@ -104,30 +105,33 @@ pub(super) enum Broken {
     Unreadable(#[from] Unreadable),
 }
 
-impl From<Broken> for CliError {
-    fn from(broken: Broken) -> Self {
-        Self::Failed(broken.to_string())
+/// What is done with the messages of a queue.
+pub(crate) trait Work: Send {
+    /// Takes all windows of a pass. Called again for a new pass when a message was met that cannot be read; what is not settled comes
+    /// again then.
+    ///
+    /// # Errors
+    /// [`Broken`]; everything that is not settled is then back in the queue.
+    fn pass(&mut self, pass: &mut Pass) -> impl Future<Output = Result<(), Broken>> + Send;
+
+    /// Messages that must be in the queue. Where somebody else holds some of them, they are waited for, but not for ever.
+    fn expected(&self) -> u32 {
+        0
     }
 }
 
 /// Works through a queue. A message that cannot be read is put behind everything and returned; where there is another one, what
-/// stands behind that is not looked at. `work` takes all windows of a pass. It is called again for a new pass when it has met
-/// such a message, and then has to count anew: what it has not settled comes again.
+/// stands behind that is not looked at.
 ///
 /// # Errors
 /// [`Broken`]; everything that is not settled is then back in the queue.
-pub(super) async fn through(
-    config: &Config,
-    queue: &str,
-    mut work: impl AsyncFnMut(&mut Pass) -> Result<(), Broken>,
-) -> Result<Option<Unreadable>, Broken> {
-    let broker = &config.broker;
-    let mut pass = Pass::start(broker, queue).await?;
+pub(crate) async fn through(broker: &Broker, queue: &str, work: &mut impl Work) -> Result<Option<Unreadable>, Broken> {
+    let mut pass = Pass::expecting(broker, queue, work.expected()).await?;
     let mut aside: Option<Unreadable> = None;
     loop {
-        let met = match work(&mut pass).await {
+        let met = match work.pass(&mut pass).await {
             Ok(()) => {
-                let left = pass.seen - pass.settled;
+                let left = pass.left();
                 pass.finish().await?;
                 return match aside {
                     Some(aside) => Ok(Some(put_behind_returned(broker, aside, left).await?)),
@@ -152,8 +156,16 @@ impl Pass {
     ///
     /// # Errors
     /// [`Broken::Broker`] when the broker or the queue is not there.
-    pub(super) async fn start(broker: &Broker, queue: &str) -> Result<Self, Broken> {
+    pub(crate) async fn start(broker: &Broker, queue: &str) -> Result<Self, Broken> {
+        Self::expecting(broker, queue, 0).await
+    }
+
+    /// The same when so many messages are there, or were not for [`OTHERS`].
+    async fn expecting(broker: &Broker, queue: &str, count: u32) -> Result<Self, Broken> {
         let mut pass = Self::open(broker, queue).await?;
+        if count > 0 {
+            pass.wait_until_ready(&pass.channel().await?, count, OTHERS).await?;
+        }
         pass.ready = pass.ready().await?;
         pass.bound = pass.ready;
         Ok(pass)
@@ -166,7 +178,7 @@ impl Pass {
     /// [`Broken::Broker`] when the broker or the queue is not there.
     pub(super) async fn before(broker: &Broker, unreadable: &Unreadable) -> Result<Self, Broken> {
         let mut pass = Self::open(broker, &unreadable.queue).await?;
-        pass.wait_until_ready(&pass.channel().await?, unreadable.position + unreadable.behind).await?;
+        pass.wait_until_ready(&pass.channel().await?, unreadable.position + unreadable.behind, RETURNED).await?;
         pass.ready = pass.ready().await?;
         pass.bound = pass.ready.min(unreadable.position - 1);
         pass.empties = false;
@@ -192,7 +204,7 @@ impl Pass {
     }
 
     /// Messages that the pass will see, if nobody takes one meanwhile; at its end, those that it has seen.
-    pub(super) const fn bound(&self) -> u32 {
+    pub(crate) const fn bound(&self) -> u32 {
         self.bound
     }
 
@@ -200,7 +212,7 @@ impl Pass {
     ///
     /// # Errors
     /// [`Broken`]; everything that is not settled is then back in the queue.
-    pub(super) async fn window(&mut self, each: impl FnMut(u32, Delivery)) -> Result<bool, Broken> {
+    pub(crate) async fn window(&mut self, each: impl FnMut(u32, Delivery)) -> Result<bool, Broken> {
         self.take(self.next, each).await
     }
 
@@ -209,7 +221,7 @@ impl Pass {
     ///
     /// # Errors
     /// [`Broken::Broker`] when it does not answer, or the queue has more messages than fit into one window.
-    pub(super) async fn scout(broker: &Broker, queue: &str) -> Result<Option<Unreadable>, Broken> {
+    pub(crate) async fn scout(broker: &Broker, queue: &str) -> Result<Option<Unreadable>, Broken> {
         let mut pass = Self::start(broker, queue).await?;
         if pass.bound > u32::from(u16::MAX) {
             return Err(BrokerError::Topology(format!("{queue} has more than {} messages, too many to find one in", u16::MAX)).into());
@@ -273,7 +285,7 @@ impl Pass {
     ///
     /// # Errors
     /// [`Broken::Broker`]; the message is then still in the queue, or not: a copy of it may exist twice, never not at all.
-    pub(super) async fn settle(&mut self, tag: u64, grounds: Grounds) -> Result<(), Broken> {
+    pub(crate) async fn settle(&mut self, tag: u64, grounds: Grounds) -> Result<(), Broken> {
         match grounds {
             Grounds::Copied(_) | Grounds::Discarded => {}
         }
@@ -296,7 +308,7 @@ impl Pass {
     ///
     /// # Errors
     /// [`Broken::Broker`] when the broker does not answer; everything not settled then goes back with the connection.
-    pub(super) async fn finish(mut self) -> Result<(), Broken> {
+    pub(crate) async fn finish(mut self) -> Result<(), Broken> {
         if self.settled > 0 {
             self.flush().await?;
         }
@@ -305,7 +317,7 @@ impl Pass {
         for window in std::mem::take(&mut self.windows) {
             within(self.limit, "return the messages", window.channel.close(200, ShortString::from("done"))).await?;
             back += window.unsettled;
-            self.wait_until_ready(&counter, back).await?;
+            self.wait_until_ready(&counter, back, RETURNED).await?;
         }
         let _ = tokio::time::timeout(self.limit, self.connection.close(200, "done".into())).await;
         Ok(())
@@ -336,8 +348,18 @@ impl Pass {
         self.finish().await
     }
 
+    /// Messages that it has seen and will return.
+    pub(crate) const fn left(&self) -> u32 {
+        self.seen - self.settled
+    }
+
+    /// Messages of the queue that it has not settled, seen or not.
+    pub(super) const fn unsettled(&self) -> u32 {
+        self.bound.saturating_sub(self.settled)
+    }
+
     /// Messages that it has seen.
-    pub(super) const fn seen(&self) -> u32 {
+    pub(crate) const fn seen(&self) -> u32 {
         self.seen
     }
 
@@ -362,10 +384,11 @@ impl Pass {
 
     /// The broker answers that a channel is closed before its messages are back in the queue. The next channel's must not
     /// overtake them, and whoever comes after us must find them all.
-    async fn wait_until_ready(&self, counter: &Channel, back: u32) -> Result<(), Broken> {
-        let end = Instant::now() + RETURNED;
-        while self.count(counter).await? < back && Instant::now() < end {
-            tokio::time::sleep(LOOK_AGAIN).await;
+    async fn wait_until_ready(&self, counter: &Channel, back: u32, limit: Duration) -> Result<(), Broken> {
+        let start = Instant::now();
+        while self.count(counter).await? < back && start.elapsed() < limit {
+            // The longer it takes, the less often it is asked.
+            tokio::time::sleep(LOOK_AGAIN.max(start.elapsed() / 16)).await;
         }
         Ok(())
     }

@@ -1,0 +1,111 @@
+//! One run of a job, from its turn to its end.
+
+use std::sync::Arc;
+use std::time::{Duration, Instant};
+
+use tokio::time::sleep;
+
+use super::board::Taken;
+use super::errand::{Action, Errand, run};
+use super::job::{Job, JobKind, JobState};
+use super::jobs::Shared;
+use super::leash::{Leash, Limits};
+use super::pass::Broken;
+use super::unreadable::Unreadable;
+use crate::broker::Outlet;
+use crate::broker::connection::Pause;
+use crate::config::Config;
+
+/// How long a job tries without getting on before it has failed. A broker that is started again is there by then.
+const PATIENCE: Duration = Duration::from_secs(60);
+
+/// Most letters of a job that stay: who they are is kept in memory, so that none is tried again and again.
+const MOST_FAILED: usize = 10_000;
+
+/// How often it is asked whether another worker's job is still on the queue.
+const ASK_AGAIN: Duration = Duration::from_secs(2);
+
+/// What a run came to, and what else is to be known.
+type End = (JobState, Option<String>);
+
+/// Works until everything is done, it is told to stop, or it cannot go on.
+pub(super) async fn work(shared: &Shared, taken: &Taken) -> End {
+    let Taken { job, meter, stop } = taken;
+    if stop.run_until_cancelled(others_end(shared, job)).await.is_none() {
+        return (JobState::Interrupted, None);
+    }
+    shared.runs(&job.id);
+    let filter = job.spec.filter.clone().before_question(job.asked_at);
+    let limits = Limits { stop: stop.clone(), rate: job.spec.pace(), gate: Some(shared.gate(job.spec.queue)) };
+    let done = usize::try_from(job.progress.done).unwrap_or(usize::MAX);
+    let action = if job.spec.kind == JobKind::Discard { Action::Discard } else { Action::Count };
+    let mut errand = Errand::new(&shared.config, filter, action, Leash::new(limits), meter.as_ref()).that_wants_its_broker(done);
+    let mut effort = Effort { last_done: done, since: Instant::now(), pause: Pause::new() };
+    loop {
+        let came_to = once(&mut errand, job, &shared.config).await;
+        let tally = errand.tally();
+        let has_got_on = effort.has_got_on(tally.done);
+        if errand.is_complete(&came_to) {
+            return (JobState::Done, None);
+        }
+        if stop.is_cancelled() {
+            return (JobState::Interrupted, None);
+        }
+        if tally.failed > MOST_FAILED {
+            return (JobState::Failed { why: format!("more than {MOST_FAILED} letters stay where they are") }, None);
+        }
+        match came_to {
+            // What stood behind it has come forward.
+            Ok(Some(met)) if met.behind > 0 && has_got_on => {}
+            Ok(Some(met)) if met.behind > 0 => return (JobState::Failed { why: met.to_string() }, None),
+            Ok(met) => return (JobState::Done, met.map(|met| met.to_string())),
+            Err(broken) if effort.is_in_vain() => return (JobState::Failed { why: broken.to_string() }, None),
+            Err(_) => {
+                stop.run_until_cancelled(sleep(effort.pause.next(fastrand::f64()))).await;
+            }
+        }
+    }
+}
+
+/// Whether it gets on.
+struct Effort {
+    last_done: usize,
+    since: Instant,
+    pause: Pause,
+}
+
+impl Effort {
+    fn has_got_on(&mut self, done: usize) -> bool {
+        let has_got_on = done > self.last_done;
+        if has_got_on {
+            *self = Self { last_done: done, since: Instant::now(), pause: Pause::new() };
+        }
+        has_got_on
+    }
+
+    fn is_in_vain(&self) -> bool {
+        self.since.elapsed() > PATIENCE
+    }
+}
+
+/// Runs the errand with a connection of its own.
+async fn once(errand: &mut Errand<'_>, job: &Job, config: &Config) -> Result<Option<Unreadable>, Broken> {
+    let queue = job.spec.queue.name(config);
+    if job.spec.kind == JobKind::Discard {
+        return run(errand, queue).await;
+    }
+    let outlet = Arc::new(Outlet::open(&config.broker, "job").await?);
+    errand.through_another(Action::Replay(Arc::clone(&outlet)));
+    let done = run(errand, queue).await;
+    outlet.close().await;
+    done
+}
+
+/// Returns when no job of another worker works on the queue: both would take each other's letters out of sight. Should two begin in the
+/// same moment, each letter is still one's alone.
+async fn others_end(shared: &Shared, job: &Job) {
+    let Some(records) = &shared.records else { return };
+    while let Ok(true) = records.is_busy(job.spec.queue).await {
+        sleep(ASK_AGAIN).await;
+    }
+}
