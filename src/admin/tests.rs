@@ -11,6 +11,7 @@ use super::*;
 use crate::config::reload::ReloadTrigger;
 use crate::config::{ApiToken, example_configuration};
 use crate::holds::HoldKeeper;
+use crate::letters::Jobs;
 use crate::telemetry::Telemetry;
 use crate::worker::Insight;
 
@@ -64,6 +65,8 @@ impl Stage {
             holds: HoldKeeper::new(None, telemetry.clone()),
             pings: Api::once_a_second(),
             live: Arc::default(),
+            desk: None,
+            jobs: Jobs::new(Arc::new(example_configuration()), telemetry.clone(), "test".to_owned()),
             watchers: Api::room_for_watchers(),
         };
         let reload = api.reload.clone();

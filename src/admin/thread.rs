@@ -14,7 +14,7 @@ use super::{Api, serve};
 use crate::config::Admin;
 use crate::pulse::Pulse;
 
-/// How long its end is waited for.
+/// How long its end is waited for. Jobs have begun to end with the worker, and take 9 s at most.
 const END_LIMIT: Duration = Duration::from_secs(3);
 
 /// The admin side at its work.
@@ -24,11 +24,11 @@ pub struct AdminThread {
     ended: oneshot::Receiver<()>,
 }
 
-/// Serves the admin side on a thread of its own.
+/// Serves the admin side on a thread of its own. Jobs end when the process is told to stop (`stopping`), the rest when [`AdminThread::stop`] is called.
 ///
 /// # Errors
 /// The system has no thread for it.
-pub fn start(listener: TcpListener, config: Admin, api: Api, pulse: Pulse) -> io::Result<AdminThread> {
+pub fn start(listener: TcpListener, config: Admin, api: Api, (pulse, stopping): (Pulse, CancellationToken)) -> io::Result<AdminThread> {
     // Its events come from the runtime that it is registered with.
     let listener = listener.into_std()?;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
@@ -41,8 +41,14 @@ pub fn start(listener: TcpListener, config: Admin, api: Api, pulse: Pulse) -> io
                 let (holds, until) = (api.holds.clone(), until.clone());
                 async move { holds.follow(until).await }
             });
+            let jobs = api.jobs.clone();
+            // As soon as the process is told to stop, at the same time as its deliveries: they may have letters in hand.
+            let stopping = tokio::spawn(async move {
+                stopping.cancelled().await;
+                jobs.stop().await;
+            });
             serve(listener, config, api, pulse, until).await;
-            let _ = following.await;
+            let _ = tokio::join!(following, stopping);
         }
     };
     thread::Builder::new().name("admin".to_owned()).spawn(move || {

@@ -12,10 +12,11 @@ use crate::config::{Config, Environment, reload};
 use crate::domain::integrator::Directory;
 use crate::egress::Egress;
 use crate::holds::HoldKeeper;
+use crate::letters::Jobs;
 use crate::lifecycle::{Request, Signals};
 use crate::live::Live;
 use crate::pulse::Pulse;
-use crate::store::Writer;
+use crate::store::{Desk, Writer};
 use crate::supervisor::{State, Supervisor};
 use crate::telemetry::{Fact, Telemetry};
 use crate::worker::{Parts, Worker};
@@ -51,6 +52,7 @@ impl Run {
         holds.start().await;
         let parts = Parts { config: Arc::clone(&config), directory, holds: holds.in_force(), egress, telemetry: telemetry.clone() };
         let worker = Worker::start(parts);
+        let jobs = Jobs::new(Arc::clone(&config), telemetry.clone(), worker_name());
         let pulse = Pulse::default();
         tokio::spawn(pulse.clone().beat());
         let api = Api {
@@ -64,9 +66,11 @@ impl Run {
             holds,
             pings: Api::once_a_second(),
             live,
+            desk: Desk::new(&config.delivery_log),
+            jobs,
             watchers: Api::room_for_watchers(),
         };
-        let admin = admin::start(listener, config.admin.clone(), api, pulse)
+        let admin = admin::start(listener, config.admin.clone(), api, (pulse, stop.clone()))
             .map_err(|error| CliError::Failed(format!("no thread for the admin side: {error}")))?;
 
         let (mut signals, mut worker) = (signals, worker);

@@ -4,6 +4,8 @@
 mod actions;
 mod answer;
 mod endpoints;
+pub(super) mod letters;
+pub(super) mod log;
 mod process;
 mod stream;
 
@@ -34,7 +36,9 @@ use crate::config::Config;
 use crate::config::reload::ReloadTrigger;
 use crate::domain::integrator::Directory;
 use crate::holds::HoldKeeper;
+use crate::letters::Jobs;
 use crate::live::Live;
+use crate::store::Desk;
 use crate::telemetry::{ApiRefusal, Fact, Telemetry};
 use crate::worker::Insight;
 
@@ -64,6 +68,10 @@ pub struct Api {
     pub pings: Arc<DefaultDirectRateLimiter>,
     /// What happens right now.
     pub live: Arc<Live>,
+    /// The delivery log, where there is one.
+    pub desk: Option<Desk>,
+    /// What is done with letters.
+    pub jobs: Jobs,
     /// Limits how many watch at one time.
     pub watchers: Arc<Semaphore>,
 }
@@ -87,7 +95,7 @@ impl Api {
 #[openapi(
     info(title = "callbackd", description = "What operators may ask and change. Where tokens are configured, each request carries one: `authorization: Bearer …`; \
         without, it must come from the machine itself. Whatever changes something leaves a line `audit` in the log."),
-    tags((name = "process"), (name = "endpoints"), (name = "live")),
+    tags((name = "process"), (name = "endpoints"), (name = "live"), (name = "log"), (name = "letters")),
     security(("token" = []), ()),
     modifiers(&Scheme),
 )]
@@ -122,6 +130,16 @@ pub(super) fn router(api: Api, access: Arc<Access>) -> Router {
         .routes(routes!(actions::resume))
         .routes(routes!(actions::ping))
         .routes(routes!(stream::stream))
+        .routes(routes!(log::attempts))
+        .routes(routes!(log::events))
+        .routes(routes!(log::health))
+        .routes(routes!(log::endpoint_health))
+        .routes(routes!(log::endpoint_history))
+        .routes(routes!(letters::letters))
+        .routes(routes!(letters::start, letters::jobs))
+        .routes(routes!(letters::job))
+        .routes(routes!(letters::cancel))
+        .routes(routes!(letters::resume))
         .split_for_parts();
     let document: Arc<str> = document.to_json().unwrap_or_default().into();
     routes
