@@ -1,33 +1,63 @@
-//! The console in a real browser.
+//! The console in a real browser: Chromium, as `tests/console/browser.mjs` drives it. Its pictures are in `target/tmp/console`.
 
 mod scene;
 mod support;
 
+use std::io::{BufRead as _, BufReader};
 use std::path::Path;
-use std::process::Command;
+use std::process::{Command, Stdio};
 
 use scene::{LIMIT, Scene, endpoint, event_for, integrator};
 use support::Receiver;
+use tokio::task::spawn_blocking;
 
 const TOKEN: &str = "a-token-of-at-least-32-characters-for-the-console";
+
+fn record(n: usize) -> String {
+    let data = format!(r#"[{{"status":100,"key":"record-{n}","modified":"2025-09-03T06:38:08","customerKey":"customer-{n}"}}]"#);
+    event_for("acme", &format!("evt-{n}"), "complianceRecord", &data)
+}
 
 #[tokio::test]
 async fn every_page_loads_and_does_what_it_says() {
     let receiver = Receiver::start();
     receiver.on_path("/bad", [500]);
-    let token = [("CALLBACKD__ADMIN__TOKEN__0__NAME", "ops"), ("CALLBACKD__ADMIN__TOKEN__0__SECRET", TOKEN)];
-    let endpoints = [endpoint("main", &receiver.url("/main"), ""), endpoint("bad", &receiver.url("/bad"), "")];
-    let scene = Scene::start_with(&integrator("acme", &endpoints), &token).await;
-    let record =
-        |n: usize| format!(r#"[{{"status":100,"key":"record-{n}","modified":"2025-09-03T06:38:08","customerKey":"customer-{n}"}}]"#);
-    scene.publish_all((0..30).map(|n| event_for("acme", &format!("evt-{n}"), "complianceRecord", &record(n)))).await;
+    receiver.on_path("/gone", [410]);
+    let prefix = "/ops/callbackd";
+    let environment = [
+        ("CALLBACKD__ADMIN__TOKEN__0__NAME", "ops"),
+        ("CALLBACKD__ADMIN__TOKEN__0__SECRET", TOKEN),
+        ("CALLBACKD__ADMIN__PATH_PREFIX", prefix),
+    ];
+    let once = "topics = [\"identResult\"]\nformat = \"topic\"\nretry = { max_attempts = 1 }";
+    let endpoints = [
+        endpoint("main", &receiver.url("/main"), ""),
+        endpoint("bad", &receiver.url("/bad"), ""),
+        endpoint("once", &receiver.url("/once"), once),
+    ];
+    let scene = Scene::start_with(&integrator("acme", &endpoints), &environment).await;
+    receiver.on_path("/once", [500]);
+    scene.publish_all((0..30).map(record)).await;
+    scene.publish_all((0..5).map(|n| event_for("acme", &format!("dead-{n}"), "identResult", "{}"))).await;
     receiver.wait_for_at("/main", 30, LIMIT).await;
+    scene.worker.wait_for_metric("callbackd_dead_letters_total", &[("endpoint", "once")], 5.0, LIMIT).await;
+    receiver.on_path("/once", [200]);
+    scene.worker.wait_for_metric("callbackd_delivery_log_waiting", &[], 0.0, LIMIT).await;
 
-    let shots = Path::new(env!("CARGO_TARGET_TMPDIR")).join("console");
-    let script = Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/console/browser.mjs");
-    let base = scene.worker.admin_url("");
-    let output = tokio::task::spawn_blocking(move || Command::new("node").arg(script).arg(base).arg(shots).arg(TOKEN).output().unwrap())
-        .await
-        .unwrap();
-    assert!(output.status.success(), "{}{}", String::from_utf8_lossy(&output.stdout), String::from_utf8_lossy(&output.stderr));
+    let mut browser = Command::new("node")
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/console/browser.mjs"))
+        .arg(scene.worker.admin_url(prefix))
+        .arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("console"))
+        .arg(TOKEN)
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("node, which tests/run.sh installs");
+    let mut said = BufReader::new(browser.stdout.take().unwrap()).lines();
+    if spawn_blocking(move || said.next()).await.unwrap().is_some_and(|line| line.unwrap() == "watching") {
+        scene.publish_all((100..110).map(record)).await;
+    }
+    let output = spawn_blocking(move || browser.wait_with_output()).await.unwrap().unwrap();
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    assert_eq!(receiver.seen_at("/once").len(), 10, "each of the five was replayed once");
 }

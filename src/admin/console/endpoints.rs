@@ -1,18 +1,28 @@
 //! Endpoints: which there are, how one stands, and what can be done about it.
 
+use std::collections::HashMap;
+
 use axum::Form;
 use axum::extract::{Extension, State};
+use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::Console;
+use super::charts::SPANS;
+use super::example::example;
+use super::letters::found_by;
+use super::overview::per_cent;
 use super::page::{Frame, Place, card, fragment, moment, span};
 use crate::admin::access::Actor;
+use crate::admin::api::log::{Wanted as Entries, When, listed, report};
 use crate::admin::api::{
-    EndpointFilter, EndpointPage, EndpointShown, Endpoints, Named, Params, Pause, Standing, endpoint_page, hold, path_of, pinged, release,
-    shown,
+    EndpointFilter, EndpointPage, EndpointShown, Endpoints, Named, Params, Pause, Refusal, Standing, endpoint_page, hold, path_of, pinged,
+    release, shown,
 };
+use crate::store::health::{Health, Report};
+use crate::store::listing::Page;
 
 /// Which endpoints are listed.
 #[derive(Debug, Deserialize)]
@@ -22,6 +32,29 @@ pub(super) struct Wanted {
     #[serde(default)]
     attention: Option<String>,
     after: Option<String>,
+}
+
+/// Of which time a page shows the charts.
+#[derive(Debug, Deserialize)]
+pub(super) struct Shown {
+    #[serde(default)]
+    span: String,
+}
+
+/// How endpoints have been of late, where the delivery log knows.
+#[derive(Default)]
+pub(super) struct Recent<'a>(HashMap<(&'a str, &'a str), &'a Health>);
+
+impl<'a> Recent<'a> {
+    /// Those of a report.
+    pub(super) fn of<E>(report: &'a Result<Report, E>) -> Self {
+        let known = report.iter().flat_map(|report| &report.endpoints);
+        Self(known.map(|health| ((health.integrator.as_str(), health.endpoint.as_str()), health)).collect())
+    }
+
+    fn on(&self, one: &EndpointShown) -> Option<&'a Health> {
+        self.0.get(&(one.integrator.as_str(), one.endpoint.as_str())).copied()
+    }
 }
 
 /// What the form of a pause sends.
@@ -40,13 +73,15 @@ pub(super) async fn list(State(console): State<Console>, Extension(frame): Exten
     let asked = Endpoints { integrator, standing, after: wanted.after.clone(), limit: Some(100) };
     // The limit is a good one.
     let page = endpoint_page(&console.api, &asked).unwrap_or(EndpointPage { endpoints: Vec::new(), next: None });
+    let when = When { since: Some("1h".to_owned()), ..When::default() };
+    let report = report(&console.api, &when, None).await;
     let body = html! {
         form.row method="get" {
             label { "Integrator" br; input id="search" name="integrator" value=(wanted.integrator) placeholder="all"; }
             label { input type="checkbox" name="attention" value="1" checked[wanted.attention.is_some()]; " only what needs a look" }
             button { "Show" }
         }
-        (table(&frame, &page.endpoints, "No endpoint fits."))
+        (table(&frame, &page.endpoints, &Recent::of(&report), "No endpoint fits."))
         @if let Some(next) = &page.next { p { a href=(frame.link(&format!("/endpoints?{}", query(&wanted, next)))) { "More" } } }
     };
     frame.page(Place::Endpoints, "Endpoints", &body)
@@ -62,17 +97,19 @@ fn query(wanted: &Wanted, next: &str) -> String {
 }
 
 /// A table of endpoints.
-pub(super) fn table(frame: &Frame, endpoints: &[EndpointShown], none: &str) -> Markup {
+pub(super) fn table(frame: &Frame, endpoints: &[EndpointShown], recent: &Recent<'_>, none: &str) -> Markup {
     html! {
         div.scroll {
             @if endpoints.is_empty() { p.none { (none) } } @else {
                 table {
-                    thead { tr { th { "endpoint" } th { "standing" } th { "host" } th { "format" } th.number { "in flight" } th.number { "waiting" } th.number { "parked" } } }
+                    thead { tr { th { "endpoint" } th { "standing" } th { "host" } th.number { "succeeded" } th.number { "p99" } th.number { "in flight" } th.number { "waiting" } th.number { "parked" } } }
                     tbody { @for one in endpoints { tr {
                         td { a href=(frame.link(&format!("/endpoints/{}", path_of(&one.integrator, &one.endpoint)))) { (one.integrator) " / " (one.endpoint) } }
                         td { (standing(one)) }
                         td.mono { (one.host) }
-                        td { (one.format) }
+                        @let health = recent.on(one);
+                        td.number { (health.map_or_else(|| "-".to_owned(), |health| per_cent(health.delivered, attempts_of(health)))) }
+                        td.number { (health.and_then(|health| health.p99_ms).map_or_else(|| "-".to_owned(), |millis| format!("{millis:.0} ms"))) }
                         td.number { (one.in_flight) }
                         td.number { (one.waiting) }
                         td.number { (one.parked) }
@@ -81,6 +118,10 @@ pub(super) fn table(frame: &Frame, endpoints: &[EndpointShown], none: &str) -> M
             }
         }
     }
+}
+
+const fn attempts_of(health: &Health) -> i64 {
+    health.delivered + health.retried + health.dead
 }
 
 fn standing(one: &EndpointShown) -> Markup {
@@ -95,12 +136,22 @@ fn standing(one: &EndpointShown) -> Markup {
 }
 
 /// One endpoint.
-pub(super) async fn one(State(console): State<Console>, Extension(frame): Extension<Frame>, named: Result<Named, Response>) -> Response {
-    let Named(endpoint) = match named {
-        Ok(named) => named,
-        Err(response) => return response,
+pub(super) async fn one(
+    State(console): State<Console>,
+    Extension(frame): Extension<Frame>,
+    named: Result<Named, Response>,
+    Params(shown_span): Params<Shown>,
+) -> Response {
+    let Ok(Named(endpoint)) = named else {
+        return frame.refused(Place::Endpoints, &Refusal::new(StatusCode::NOT_FOUND, "No such endpoint is configured."));
     };
     let one = shown(&console.api, &endpoint);
+    let chosen = SPANS.iter().find(|(span, _)| *span == shown_span.span).map_or("6h", |(span, _)| span);
+    let when = When { since: Some(chosen.to_owned()), ..When::default() };
+    let report = report(&console.api, &when, Some((&one.integrator, &one.endpoint))).await;
+    let wanted =
+        Entries { integrator: Some(one.integrator.clone()), endpoint: Some(one.endpoint.clone()), limit: Some(30), ..Entries::default() };
+    let recent = listed(&console.api, wanted).await;
     let path = format!("/endpoints/{}", path_of(&one.integrator, &one.endpoint));
     let body = html! {
         p.about { (standing(&one)) " " span.mono { (one.host) } ", " (one.format) ", "
@@ -113,6 +164,10 @@ pub(super) async fn one(State(console): State<Console>, Extension(frame): Extens
             (card("Rate limit", one.policy.rate.as_deref().unwrap_or("none"), &format!("batches of {}", one.policy.batch)))
         }
         (actions(&frame, &path, &one))
+        (charts(&frame, &path, chosen, &report))
+        h2 { "Recent attempts" }
+        (attempts(&frame, &recent))
+        @if let Some(example) = example(&endpoint) { h2 { "What a request to it looks like" } pre { (example) } }
     };
     frame.page(Place::Endpoints, &format!("{} / {}", one.integrator, one.endpoint), &body)
 }
@@ -130,6 +185,59 @@ fn explained(one: &EndpointShown) -> Markup {
                 @if let Some(reason) = &one.reason { ": " (reason) } ". Its events wait."
             } }
         }
+    }
+}
+
+fn charts(frame: &Frame, path: &str, chosen: &str, report: &Result<Report, Refusal>) -> Markup {
+    let source = |what: &str| frame.link(&format!("{path}/chart?what={what}&span={chosen}"));
+    html! {
+        div.row role="navigation" aria-label="Span" { @for (span, _) in SPANS {
+            a.button href=(frame.link(&format!("{path}?span={span}"))) aria-current=[(span == chosen).then_some("page")] { (span) }
+        } }
+        @match report {
+            Err(refusal) => { p.note { (refusal.message) } }
+            Ok(report) => {
+                @if let Some(health) = report.endpoints.first() { (figures(health)) } @else { p.about { "Nothing was tried in this time." } }
+                div.charts {
+                    figure { figcaption { "Attempts" } div.chart data-chart=(source("attempts")) {} }
+                    figure { figcaption { "Duration, in milliseconds" } div.chart data-chart=(source("durations")) {} }
+                }
+            }
+        }
+    }
+}
+
+fn figures(health: &Health) -> Markup {
+    let millis = |millis: Option<f64>| millis.map_or_else(|| "-".to_owned(), |millis| format!("{millis:.0} ms"));
+    let classes = health.classes.iter().map(|(class, count)| format!("{class}: {count}")).collect::<Vec<_>>().join(", ");
+    html! {
+        div.cards {
+            (card("Succeeded", &per_cent(health.delivered, attempts_of(health)), &format!("of {} attempts", attempts_of(health))))
+            (card("Half take", &millis(health.p50_ms), &format!("99 % take {}", millis(health.p99_ms))))
+            (card("Dead letters", &health.given_up.to_string(), &format!("{} rejected", health.rejected)))
+        }
+        dl {
+            dt { "Answers" } dd { (classes) }
+            @if let Some(at) = &health.last_success_at { dt { "Last success" } dd { (moment(at)) } }
+            @if let Some(failure) = &health.last_failure { dt { "Last failure" } dd { (moment(&failure.at)) " " (failure.error) } }
+        }
+    }
+}
+
+fn attempts(frame: &Frame, recent: &Result<Page, Refusal>) -> Markup {
+    html! {
+        div.scroll { @match recent {
+            Err(refusal) => { p.none { (refusal.message) } }
+            Ok(page) if page.entries.is_empty() => { p.none { "Nothing is recorded." } }
+            Ok(page) => { table {
+                thead { tr { th { "time (UTC)" } th { "event" } th { "what happened" } } }
+                tbody { @for entry in &page.entries { tr {
+                    td.time { (moment(&entry.line.at)) }
+                    td.mono { @if let Some(event) = &entry.event_id { a href=(frame.link(&format!("/events?{}", found_by(event, entry.integrator.as_deref())))) { (event) } } }
+                    td { (entry.line.happened()) }
+                } } }
+            } }
+        } }
     }
 }
 

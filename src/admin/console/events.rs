@@ -1,15 +1,14 @@
 //! To find an event and see what became of it.
 
 use axum::extract::{Extension, State};
-use axum::http::StatusCode;
 use axum::response::Response;
 use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::Console;
 use super::page::{Frame, Place, moment};
-use crate::admin::api::{Params, Refusal};
-use crate::store::Reader;
+use crate::admin::api::Params;
+use crate::admin::api::log::stories;
 use crate::store::story::{Delivery, Line, State as Stands, Story};
 
 /// Most events of one answer.
@@ -28,7 +27,7 @@ pub(super) struct Wanted {
 pub(super) async fn search(State(console): State<Console>, Extension(frame): Extension<Frame>, Params(wanted): Params<Wanted>) -> Response {
     let q = wanted.q.trim();
     let integrator = Some(wanted.integrator.trim()).filter(|key| !key.is_empty());
-    let found = if q.is_empty() { Ok((Vec::new(), false)) } else { find(&console, q, integrator).await };
+    let found = if q.is_empty() { Ok((Vec::new(), false)) } else { stories(&console.api, q, integrator, MOST).await };
     let (stories, has_more) = match found {
         Ok(found) => found,
         Err(refusal) => return frame.refused(Place::Events, &refusal),
@@ -45,14 +44,6 @@ pub(super) async fn search(State(console): State<Console>, Extension(frame): Ext
         @for story in &stories { (told(&frame, story)) }
     };
     frame.page(Place::Events, "Events", &body)
-}
-
-async fn find(console: &Console, wanted: &str, integrator: Option<&str>) -> Result<(Vec<Story>, bool), Refusal> {
-    let unread = |error: crate::store::StoreError| {
-        Refusal::new(StatusCode::SERVICE_UNAVAILABLE, format!("The delivery log cannot be read: {error}"))
-    };
-    let mut reader = Reader::open(&console.api.config.delivery_log).await.map_err(unread)?;
-    reader.stories(wanted, integrator, MOST).await.map_err(unread)
 }
 
 fn unknown(console: &Console) -> Markup {

@@ -2,16 +2,20 @@
 //! with a token, once. Every page works without a script but for charts, what moves and what is loaded later.
 
 mod assets;
+mod charts;
 mod endpoints;
 mod events;
+mod example;
+mod letters;
 mod live;
+mod overview;
 mod page;
 mod sign_in;
 
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{Extension, FromRef, Request, State};
+use axum::extract::{FromRef, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Redirect, Response};
@@ -48,13 +52,21 @@ impl Console {
 pub(super) fn router(api: Api, access: Arc<Access>) -> Router {
     let console = Console { api, access };
     let pages = Router::new()
-        .route("/", get(overview))
+        .route("/", get(overview::page))
+        .route("/overview/now", get(overview::refresh))
         .route("/endpoints", get(endpoints::list))
         .route("/endpoints/{integrator}/{endpoint}", get(endpoints::one))
         .route("/endpoints/{integrator}/{endpoint}/pause", post(endpoints::pause))
         .route("/endpoints/{integrator}/{endpoint}/resume", post(endpoints::resume))
         .route("/endpoints/{integrator}/{endpoint}/ping", post(endpoints::ping))
+        .route("/endpoints/{integrator}/{endpoint}/chart", get(charts::chart))
         .route("/events", get(events::search))
+        .route("/letters/{queue}", get(letters::list))
+        .route("/letters/{queue}/ask", post(letters::asked))
+        .route("/jobs/{id}", get(letters::job))
+        .route("/jobs/{id}/progress", get(letters::progress))
+        .route("/jobs/{id}/cancel", post(letters::cancel))
+        .route("/jobs/{id}/resume", post(letters::resume))
         .route("/live", get(live::page))
         .route("/sign-out", post(sign_in::sign_out))
         .route_layer(from_fn_with_state(console.clone(), admit));
@@ -87,11 +99,6 @@ fn to_sign_in(frame: &Frame, headers: &HeaderMap) -> Response {
         return (StatusCode::UNAUTHORIZED, [("hx-redirect", path)]).into_response();
     }
     Redirect::to(&path).into_response()
-}
-
-async fn overview(State(console): State<Console>, Extension(frame): Extension<Frame>) -> Response {
-    let _ = console;
-    frame.page(Place::Overview, "Overview", &maud::html! {})
 }
 
 async fn nothing(State(console): State<Console>, request: Request) -> Response {

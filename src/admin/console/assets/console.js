@@ -83,6 +83,11 @@
     });
   };
 
+  // What nobody looks at is not asked for again and again.
+  addEventListener("htmx:beforeRequest", (event) => {
+    if (document.hidden && event.detail.requestConfig.triggeringEvent === undefined) event.preventDefault();
+  });
+
   addEventListener("keydown", (event) => {
     const search = document.getElementById("search");
     if (event.key === "/" && search && !/INPUT|SELECT|TEXTAREA/.test(document.activeElement?.tagName ?? "")) {
