@@ -81,7 +81,7 @@ impl Desk {
     ///
     /// # Errors
     /// As [`Self::explain`].
-    pub async fn history(&self, endpoint: (&str, &str), span: Span, step_minutes: u32) -> Result<Vec<Point>, StoreError> {
+    pub async fn history(&self, endpoint: Option<(&str, &str)>, span: Span, step_minutes: u32) -> Result<Vec<Point>, StoreError> {
         let mut lent = self.lend().await?;
         let answer = in_time(lent.reader.history(endpoint, span, step_minutes)).await;
         self.take_back(lent, answer)

@@ -150,19 +150,30 @@ impl Reader {
         Ok(Report { since: time(span.from * MINUTE), until: time(span.until * MINUTE), left_out, endpoints })
     }
 
-    /// How an endpoint has been over time, the oldest first: one point for each step of so many minutes in which something was tried. A step that would
-    /// make more than 2,000 points is made as long as it must be.
+    /// How an endpoint has been over time, or all of them together, the oldest first: one point for each step of so many minutes in which something was
+    /// tried. A step that would make more than 2,000 points is made as long as it must be; of all endpoints, the time begins later as in [`Self::health`].
     ///
     /// # Errors
     /// The log cannot be read.
-    pub async fn history(&mut self, endpoint: (&str, &str), span: Span, step_minutes: u32) -> Result<Vec<Point>, StoreError> {
+    pub async fn history(&mut self, endpoint: Option<(&str, &str)>, span: Span, step_minutes: u32) -> Result<Vec<Point>, StoreError> {
+        let span = if endpoint.is_some() { span } else { self.shortened(span).await? };
         let least = (span.until - span.from + POINTS - 1).div_euclid(POINTS);
         let step = i64::from(step_minutes).max(least).max(1);
         // Whole steps since the epoch, so that the same question a minute later has the same points.
         let from = span.from.div_euclid(step) * step;
-        let sql = format!("{OF_ONE} SELECT m.minute / $5 AS step, {} {FROM_ONE} GROUP BY m.minute / $5 ORDER BY step", sums());
+        let sql = match endpoint {
+            Some(_) => format!("{OF_ONE} SELECT m.minute / $5 AS step, {} {FROM_ONE} GROUP BY m.minute / $5 ORDER BY step", sums()),
+            None => format!(
+                "SELECT t.minute / $3 AS step, {} FROM tally t WHERE t.minute >= $1 AND t.minute < $2 AND t.endpoint <> '' \
+                 GROUP BY t.minute / $3 ORDER BY step",
+                sums()
+            ),
+        };
         let query = sqlx::query(AssertSqlSafe(sql)).bind(from).bind(span.until);
-        let query = query.bind(storable(endpoint.0).into_owned()).bind(storable(endpoint.1).into_owned());
+        let query = match endpoint {
+            Some((integrator, endpoint)) => query.bind(storable(integrator).into_owned()).bind(storable(endpoint).into_owned()),
+            None => query,
+        };
         let rows = within(query.bind(step).fetch_all(&mut self.connection)).await?;
         let mut points = Vec::new();
         for row in &rows {

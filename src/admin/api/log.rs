@@ -140,6 +140,20 @@ pub(super) async fn health(State(api): State<Api>, Params(when): Params<When>) -
     }
 }
 
+/// How all endpoints together have been over time, the oldest first: a point for each step in which something was tried.
+#[utoipa::path(get, path = "/api/v1/history", tag = "log", params(When), responses(
+    (status = OK, body = Vec<Point>),
+    (status = BAD_REQUEST, description = "A parameter is no good.", body = Told),
+    (status = CONFLICT, description = "There is no delivery log.", body = Told),
+    (status = SERVICE_UNAVAILABLE, description = "The delivery log cannot be read.", body = Told),
+))]
+pub(super) async fn total_history(State(api): State<Api>, Params(when): Params<When>) -> Response {
+    match history(&api, &when, None).await {
+        Ok(points) => json(StatusCode::OK, &points),
+        Err(refusal) => refusal.into_response(),
+    }
+}
+
 /// How one endpoint has been.
 #[utoipa::path(get, path = "/api/v1/endpoints/{integrator}/{endpoint}/health", tag = "log",
     params(("integrator" = String, Path, description = "The integrator's key"), ("endpoint" = String, Path, description = "The endpoint's name"), When),
@@ -160,7 +174,7 @@ pub(super) async fn endpoint_health(State(api): State<Api>, Named(endpoint): Nam
         (status = NOT_FOUND, description = "There is no such endpoint.", body = Told), (status = CONFLICT, description = "There is no delivery log.", body = Told),
         (status = SERVICE_UNAVAILABLE, description = "The delivery log cannot be read.", body = Told)))]
 pub(super) async fn endpoint_history(State(api): State<Api>, Named(endpoint): Named, Params(when): Params<When>) -> Response {
-    match history(&api, &when, (endpoint.integrator.as_str(), endpoint.id.as_str())).await {
+    match history(&api, &when, Some((endpoint.integrator.as_str(), endpoint.id.as_str()))).await {
         Ok(points) => json(StatusCode::OK, &points),
         Err(refusal) => refusal.into_response(),
     }
@@ -204,8 +218,8 @@ pub(in crate::admin) async fn report(api: &Api, when: &When, endpoint: Option<(&
     desk(api)?.health(span, endpoint).await.map_err(|error| unread(&error))
 }
 
-/// How an endpoint has been over time.
-pub(in crate::admin) async fn history(api: &Api, when: &When, endpoint: (&str, &str)) -> Result<Vec<Point>, Refusal> {
+/// How an endpoint, or all of them together, has been over time.
+pub(in crate::admin) async fn history(api: &Api, when: &When, endpoint: Option<(&str, &str)>) -> Result<Vec<Point>, Refusal> {
     let (span, step) = span(when)?;
     desk(api)?.history(endpoint, span, step).await.map_err(|error| unread(&error))
 }

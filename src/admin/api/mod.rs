@@ -133,6 +133,7 @@ pub(super) fn router(api: Api, access: Arc<Access>) -> Router {
         .routes(routes!(log::attempts))
         .routes(routes!(log::events))
         .routes(routes!(log::health))
+        .routes(routes!(log::total_history))
         .routes(routes!(log::endpoint_health))
         .routes(routes!(log::endpoint_history))
         .routes(routes!(letters::letters))

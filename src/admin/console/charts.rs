@@ -1,5 +1,7 @@
 //! The series of charts, as the console's script draws them.
 
+use std::collections::HashMap;
+
 use axum::extract::State;
 use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse as _, Response};
@@ -9,6 +11,8 @@ use serde_json::{Value, json};
 use super::Console;
 use crate::admin::api::log::{When, history};
 use crate::admin::api::{Named, Params, Refusal};
+use crate::clock;
+use crate::config::parse_duration;
 use crate::domain::time::Timestamp;
 use crate::store::health::Point;
 
@@ -38,37 +42,44 @@ struct Series {
 
 /// The series of an endpoint.
 pub(super) async fn chart(State(console): State<Console>, Named(endpoint): Named, Params(drawn): Params<Drawn>) -> Response {
+    answer(&console, &drawn, Some((endpoint.integrator.as_str(), endpoint.id.as_str()))).await
+}
+
+/// The series of all endpoints together.
+pub(super) async fn total(State(console): State<Console>, Params(drawn): Params<Drawn>) -> Response {
+    answer(&console, &drawn, None).await
+}
+
+async fn answer(console: &Console, drawn: &Drawn, endpoint: Option<(&str, &str)>) -> Response {
     let Some((span, step)) = SPANS.into_iter().find(|(span, _)| *span == drawn.span) else {
         return Refusal::new(StatusCode::BAD_REQUEST, "`span` is 1h, 6h, 24h or 7d").into_response();
     };
     let when = When { since: Some(span.to_owned()), until: None, step: Some(step) };
-    match history(&console.api, &when, (endpoint.integrator.as_str(), endpoint.id.as_str())).await {
+    let until = clock::now().seconds();
+    let length = parse_duration(span).map_or(0, |span| i64::try_from(span.as_secs()).unwrap_or(0));
+    match history(&console.api, &when, endpoint).await {
         Ok(points) => {
-            let text = drawn_by(drawn.what, &points, i64::from(step) * 60).to_string();
+            let text = drawn_by(drawn.what, &points, (until - length, until), i64::from(step) * 60).to_string();
             ([(header::CONTENT_TYPE, "application/json")], text).into_response()
         }
         Err(refusal) => refusal.into_response(),
     }
 }
 
-/// Points of a history as columns: seconds, then one for each series. Steps in which nothing was tried are counted as zero, and have no
-/// duration.
-fn drawn_by(what: What, points: &[Point], step: i64) -> Value {
-    let at = |point: &Point| Timestamp::parse(&point.at).map(Timestamp::seconds);
+/// Points of a history as columns over a whole span: seconds, then one for each series. Steps in which nothing was tried are counted as
+/// zero, and have no duration.
+fn drawn_by(what: What, points: &[Point], (from, until): (i64, i64), step: i64) -> Value {
+    let known: HashMap<i64, &Point> =
+        points.iter().filter_map(|point| Some((Timestamp::parse(&point.at)?.seconds().div_euclid(step), point))).collect();
     let mut columns: [Vec<Value>; 3] = Default::default();
-    let mut next = None;
-    for (seconds, point) in points.iter().filter_map(|point| Some((at(point)?, point))) {
-        let first = next.unwrap_or(seconds);
-        let gap = (first..seconds).step_by(usize::try_from(step).unwrap_or(1).max(1));
-        for missing in gap {
-            push(&mut columns, missing, if what == What::Attempts { [json!(0), json!(0)] } else { [Value::Null, Value::Null] });
-        }
-        let values = match what {
-            What::Attempts => [json!(point.delivered), json!(point.failed)],
-            What::Durations => [rounded(point.p50_ms), rounded(point.p99_ms)],
+    for place in from.div_euclid(step)..=until.div_euclid(step) {
+        let values = match (what, known.get(&place)) {
+            (What::Attempts, Some(point)) => [json!(point.delivered), json!(point.failed)],
+            (What::Attempts, None) => [json!(0), json!(0)],
+            (What::Durations, Some(point)) => [rounded(point.p50_ms), rounded(point.p99_ms)],
+            (What::Durations, None) => [Value::Null, Value::Null],
         };
-        push(&mut columns, seconds, values);
-        next = Some(seconds + step);
+        push(&mut columns, place * step, values);
     }
     let series = match what {
         What::Attempts => [("delivered", "--good", ""), ("failed", "--bad", "")],
@@ -96,11 +107,8 @@ mod tests {
     fn steps_without_attempts_are_zero_and_have_no_duration() {
         let point = |at: &str| Point { at: at.to_owned(), delivered: 3, failed: 1, p50_ms: Some(4.6), p99_ms: None };
         let points = [point("1970-01-01T00:01:00Z"), point("1970-01-01T00:04:00Z")];
-        assert_eq!(drawn_by(What::Attempts, &points, 60)["data"], json!([[60, 120, 180, 240], [3, 0, 0, 3], [1, 0, 0, 1]]));
-        assert_eq!(
-            drawn_by(What::Durations, &points, 60)["data"],
-            json!([[60, 120, 180, 240], [5.0, null, null, 5.0], [null, null, null, null]])
-        );
-        assert_eq!(drawn_by(What::Attempts, &[], 60)["data"], json!([[], [], []]));
+        let drawn = |what| drawn_by(what, &points, (65, 305), 60)["data"].clone();
+        assert_eq!(drawn(What::Attempts), json!([[60, 120, 180, 240, 300], [3, 0, 0, 3, 0], [1, 0, 0, 1, 0]]));
+        assert_eq!(drawn(What::Durations), json!([[60, 120, 180, 240, 300], [5.0, null, null, 5.0, null], [null, null, null, null, null]]));
     }
 }

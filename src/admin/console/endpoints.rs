@@ -21,6 +21,7 @@ use crate::admin::api::{
     EndpointFilter, EndpointPage, EndpointShown, Endpoints, Named, Params, Pause, Refusal, Standing, endpoint_page, hold, path_of, pinged,
     release, shown,
 };
+use crate::store::entry::What;
 use crate::store::health::{Health, Report};
 use crate::store::listing::Page;
 
@@ -149,8 +150,13 @@ pub(super) async fn one(
     let chosen = SPANS.iter().find(|(span, _)| *span == shown_span.span).map_or("6h", |(span, _)| span);
     let when = When { since: Some(chosen.to_owned()), ..When::default() };
     let report = report(&console.api, &when, Some((&one.integrator, &one.endpoint))).await;
-    let wanted =
-        Entries { integrator: Some(one.integrator.clone()), endpoint: Some(one.endpoint.clone()), limit: Some(30), ..Entries::default() };
+    let wanted = Entries {
+        integrator: Some(one.integrator.clone()),
+        endpoint: Some(one.endpoint.clone()),
+        what: Some(What::Attempt),
+        limit: Some(30),
+        ..Entries::default()
+    };
     let recent = listed(&console.api, wanted).await;
     let path = format!("/endpoints/{}", path_of(&one.integrator, &one.endpoint));
     let body = html! {
@@ -228,8 +234,8 @@ fn attempts(frame: &Frame, recent: &Result<Page, Refusal>) -> Markup {
     html! {
         div.scroll { @match recent {
             Err(refusal) => { p.none { (refusal.message) } }
-            Ok(page) if page.entries.is_empty() => { p.none { "Nothing is recorded." } }
-            Ok(page) => { table {
+            Ok(page) if page.entries.is_empty() => { p.none { "No attempt is recorded." } }
+            Ok(page) => { table.stack {
                 thead { tr { th { "time (UTC)" } th { "event" } th { "what happened" } } }
                 tbody { @for entry in &page.entries { tr {
                     td.time { (moment(&entry.line.at)) }

@@ -35,7 +35,8 @@ pub(super) fn example(endpoint: &Endpoint) -> Option<String> {
     let Ok(Rendering::Body(body)) = render(endpoint.format, &[&event]) else { return None };
     let now = clock::now();
     let request = compose(endpoint, &[&event], body, &Attempt { number: 1, received_at: now, now });
-    let mut text = format!("POST … HTTP/1.1\nhost: {}\n", endpoint.url);
+    let url = endpoint.url.to_string();
+    let mut text = format!("POST … HTTP/1.1\nhost: {}\n", url.split_once("://").map_or("…", |(_, host)| host));
     for (name, value) in &request.headers {
         let shown = if OPEN.contains(&name.as_str()) { value.to_str().unwrap_or("…") } else { "…" };
         // Memory takes all that is written.

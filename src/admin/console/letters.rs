@@ -157,7 +157,7 @@ fn query(wanted: &Wanted, next: u32) -> String {
 fn table(frame: &Frame, page: &Page) -> Markup {
     html! {
         div.scroll {
-            @if page.letters.is_empty() { p.none { "No letter fits." } } @else { table {
+            @if page.letters.is_empty() { p.none { "No letter fits." } } @else { table.stack {
                 thead { tr { th { "since (UTC)" } th { "who" } th { "event" } th { "reason" } th.number { "attempts" } th { "last answer" } } }
                 tbody { @for letter in &page.letters { (row(frame, letter)) } }
             } }

@@ -30,7 +30,7 @@ pub(super) async fn page(Extension(frame): Extension<Frame>, Params(watched): Pa
             span id="live-state" role="status" { "connecting" }
         }
         div.scroll {
-            table data-live=(frame.link(&format!("/api/v1/stream{filter}"))) data-link=(frame.link("/events?q=")) {
+            table.stack data-live=(frame.link(&format!("/api/v1/stream{filter}"))) data-link=(frame.link("/events?q=")) {
                 thead { tr { th { "time (UTC)" } th { "what" } th { "who" } th { "event" } th { "answer" } th.number { "took" } } }
                 tbody {}
             }

@@ -54,6 +54,7 @@ pub(super) fn router(api: Api, access: Arc<Access>) -> Router {
     let pages = Router::new()
         .route("/", get(overview::page))
         .route("/overview/now", get(overview::refresh))
+        .route("/overview/chart", get(charts::total))
         .route("/endpoints", get(endpoints::list))
         .route("/endpoints/{integrator}/{endpoint}", get(endpoints::one))
         .route("/endpoints/{integrator}/{endpoint}/pause", post(endpoints::pause))

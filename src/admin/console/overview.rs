@@ -25,6 +25,13 @@ pub(super) async fn page(State(console): State<Console>, Extension(frame): Exten
     let body = html! {
         p.about { "This worker, version " (env!("CARGO_PKG_VERSION")) "; success and failure of the last 15 minutes, of all workers that share the delivery log." }
         div id="now" hx-get=(refresh) hx-trigger="every 5s" hx-swap="innerHTML" { (now(&console, &frame).await) }
+        @if console.api.desk.is_some() {
+            h2 { "The last hour" }
+            div.charts {
+                figure { figcaption { "Attempts a minute" } div.chart data-chart=(frame.link("/overview/chart?what=attempts&span=1h")) {} }
+                figure { figcaption { "Duration, in milliseconds" } div.chart data-chart=(frame.link("/overview/chart?what=durations&span=1h")) {} }
+            }
+        }
     };
     frame.page(Place::Overview, "Overview", &body)
 }
@@ -85,7 +92,7 @@ fn traffic(report: &Report) -> Markup {
     let rate = per_cent(failed, delivered + failed);
     html! {
         (card("Delivered", &count(delivered), "in 15 minutes"))
-        (card("Attempts that failed", &rate, &format!("{} in 15 minutes", count(failed))))
+        (card("Failed", &rate, &format!("{} attempts in 15 minutes", count(failed))))
         (card("Dead letters", &count(dead), "in 15 minutes"))
     }
 }

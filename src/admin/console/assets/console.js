@@ -18,7 +18,7 @@
       scales: { y: { range: (_, __, most) => [0, Math.max(1, most * 1.1)] } },
       axes: [axis(), { ...axis(), size: 56 }],
       series: [{ value: "{YYYY}-{MM}-{DD} {HH}:{mm} UTC" }, ...series.map((one) => ({
-        label: one.label, stroke: style(one.colour), width: 2, points: { show: false }, spanGaps: false,
+        label: one.label, stroke: style(one.colour), width: 2, points: { show: one.unit !== "", size: 5 }, spanGaps: false,
         value: (_, value) => value == null ? "-" : value + (one.unit || ""),
       }))],
     };
