@@ -50,7 +50,7 @@ pub(in crate::admin) struct Pong {
 /// the delivery log's database within some seconds, and across restarts. What is in flight goes on. An event that grows too old meanwhile
 /// is given up as any other. After a long pause the last of what waited comes at most about a quarter of the pause later.
 #[utoipa::path(post, path = "/api/v1/endpoints/{integrator}/{endpoint}/pause", tag = "endpoints",
-    params(("integrator" = String, Path, description = "The integrator's key"), ("endpoint" = String, Path, description = "The endpoint's name")),
+    params(("integrator" = String, Path, description = "The integrator's key", example = "acme"), ("endpoint" = String, Path, description = "The endpoint's name", example = "main")),
     request_body = Pause,
     responses((status = OK, body = EndpointShown), (status = BAD_REQUEST, description = "The body is no good.", body = Told),
         (status = NOT_FOUND, description = "There is no such endpoint.", body = Told),
@@ -71,7 +71,7 @@ pub(super) async fn pause(
 /// Lets a paused endpoint go on. Does nothing to one that is not paused; a pause that the endpoint asked for itself (410) ends when its
 /// configuration changes.
 #[utoipa::path(post, path = "/api/v1/endpoints/{integrator}/{endpoint}/resume", tag = "endpoints",
-    params(("integrator" = String, Path, description = "The integrator's key"), ("endpoint" = String, Path, description = "The endpoint's name")),
+    params(("integrator" = String, Path, description = "The integrator's key", example = "acme"), ("endpoint" = String, Path, description = "The endpoint's name", example = "main")),
     responses((status = OK, body = EndpointShown), (status = NOT_FOUND, description = "There is no such endpoint.", body = Told),
         (status = CONFLICT, description = "There is no delivery log to keep it.", body = Told),
         (status = SERVICE_UNAVAILABLE, description = "The delivery log does not take it.", body = Told)))]
@@ -85,7 +85,7 @@ pub(super) async fn resume(State(api): State<Api>, Extension(actor): Extension<A
 /// Calls an endpoint with an empty callback (`[]`, signed and authorized as any other, with the header `callback-ping: 1`) and says what
 /// came of it. Counts for no circuit.
 #[utoipa::path(post, path = "/api/v1/endpoints/{integrator}/{endpoint}/ping", tag = "endpoints",
-    params(("integrator" = String, Path, description = "The integrator's key"), ("endpoint" = String, Path, description = "The endpoint's name")),
+    params(("integrator" = String, Path, description = "The integrator's key", example = "acme"), ("endpoint" = String, Path, description = "The endpoint's name", example = "main")),
     responses((status = OK, body = Pong), (status = NOT_FOUND, description = "There is no such endpoint.", body = Told),
         (status = TOO_MANY_REQUESTS, description = "One ping a second.", body = Told),
         (status = SERVICE_UNAVAILABLE, description = "The worker stops.", body = Told)))]

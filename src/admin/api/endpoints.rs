@@ -207,7 +207,7 @@ pub(super) async fn endpoints(State(api): State<Api>, Params(wanted): Params<End
 
 /// One endpoint and how it stands.
 #[utoipa::path(get, path = "/api/v1/endpoints/{integrator}/{endpoint}", tag = "endpoints",
-    params(("integrator" = String, Path, description = "The integrator's key"), ("endpoint" = String, Path, description = "The endpoint's name")),
+    params(("integrator" = String, Path, description = "The integrator's key", example = "acme"), ("endpoint" = String, Path, description = "The endpoint's name", example = "main")),
     responses((status = OK, body = EndpointShown), (status = NOT_FOUND, description = "There is no such endpoint.", body = Told)))]
 pub(super) async fn endpoint(State(api): State<Api>, Named(endpoint): Named) -> Response {
     json(StatusCode::OK, &shown(&api, &endpoint))

@@ -30,6 +30,7 @@ pub(in crate::admin) struct Wanted {
     /// Here since before this time: RFC 3339, or that long ago.
     pub until: Option<String>,
     /// Behind this position: `next` of the page before.
+    #[param(value_type = Option<i64>, minimum = 0, maximum = 4_294_967_295)]
     pub after: Option<u32>,
     /// At most so many.
     #[param(minimum = 1, maximum = 1000, default = 100)]
@@ -77,7 +78,10 @@ pub(super) async fn start(
     Sent(spec): Sent<JobSpec>,
 ) -> Response {
     if how.dry_run == Some(true) {
-        return match api.jobs.count(&spec).await {
+        // Nobody has to say `all` to have everything counted.
+        let spec = JobSpec { all: true, ..spec };
+        let count = async { Ok::<_, Refused>(spec.check().map(|()| api.jobs.count(&spec))?.await?) };
+        return match count.await {
             Ok(count) => json(StatusCode::OK, &count),
             Err(refused) => Refusal::from(refused).into_response(),
         };

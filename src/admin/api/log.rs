@@ -156,7 +156,7 @@ pub(super) async fn total_history(State(api): State<Api>, Params(when): Params<W
 
 /// How one endpoint has been.
 #[utoipa::path(get, path = "/api/v1/endpoints/{integrator}/{endpoint}/health", tag = "log",
-    params(("integrator" = String, Path, description = "The integrator's key"), ("endpoint" = String, Path, description = "The endpoint's name"), When),
+    params(("integrator" = String, Path, description = "The integrator's key", example = "acme"), ("endpoint" = String, Path, description = "The endpoint's name", example = "main"), When),
     responses((status = OK, body = Report), (status = BAD_REQUEST, description = "A parameter is no good.", body = Told),
         (status = NOT_FOUND, description = "There is no such endpoint.", body = Told), (status = CONFLICT, description = "There is no delivery log.", body = Told),
         (status = SERVICE_UNAVAILABLE, description = "The delivery log cannot be read.", body = Told)))]
@@ -169,7 +169,7 @@ pub(super) async fn endpoint_health(State(api): State<Api>, Named(endpoint): Nam
 
 /// How one endpoint has been over time, the oldest first: a point for each step in which something was tried.
 #[utoipa::path(get, path = "/api/v1/endpoints/{integrator}/{endpoint}/history", tag = "log",
-    params(("integrator" = String, Path, description = "The integrator's key"), ("endpoint" = String, Path, description = "The endpoint's name"), When),
+    params(("integrator" = String, Path, description = "The integrator's key", example = "acme"), ("endpoint" = String, Path, description = "The endpoint's name", example = "main"), When),
     responses((status = OK, body = Vec<Point>), (status = BAD_REQUEST, description = "A parameter is no good.", body = Told),
         (status = NOT_FOUND, description = "There is no such endpoint.", body = Told), (status = CONFLICT, description = "There is no delivery log.", body = Told),
         (status = SERVICE_UNAVAILABLE, description = "The delivery log cannot be read.", body = Told)))]

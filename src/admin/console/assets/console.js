@@ -5,6 +5,10 @@
 
   // Charts: <div data-chart="URL">, whose answer is { series: [{ label, colour, unit? }], data: [[seconds], [values], ...] }.
   const charts = new Map();
+  const clockText = (seconds, step) => {
+    const text = new Date(seconds * 1e3).toISOString();
+    return step >= 86400 ? text.slice(5, 10) : text.slice(11, 16);
+  };
   const draw = async (element) => {
     const response = await fetch(element.dataset.chart, { headers: { accept: "application/json" } });
     if (!response.ok) { element.textContent = "no data: " + response.status; return; }
@@ -16,9 +20,9 @@
       width: element.clientWidth || 400, height: 190, legend: { live: true },
       tzDate: (seconds) => uPlot.tzDate(new Date(seconds * 1e3), "Etc/UTC"),
       scales: { y: { range: (_, __, most) => [0, Math.max(1, most * 1.1)] } },
-      axes: [axis(), { ...axis(), size: 56 }],
-      series: [{ value: "{YYYY}-{MM}-{DD} {HH}:{mm} UTC" }, ...series.map((one) => ({
-        label: one.label, stroke: style(one.colour), width: 2, points: { show: one.unit !== "", size: 5 }, spanGaps: false,
+      axes: [{ ...axis(), values: (_, splits, __, ___, step) => splits.map((at) => clockText(at, step)) }, { ...axis(), size: 56 }],
+      series: [{ value: "{YYYY}-{MM}-{DD} {HH}:{mm} UTC" }, ...series.map((one, index) => ({
+        label: one.label, stroke: style(one.colour), width: 2, dash: index ? [6, 4] : undefined, points: { show: one.unit !== "", size: 5 }, spanGaps: false,
         value: (_, value) => value == null ? "-" : value + (one.unit || ""),
       }))],
     };
