@@ -254,7 +254,7 @@ async fn of_many_endpoints_all_are_counted_soon(database: Database) {
     let mut reader = Reader::open(&log.config).await.unwrap();
     // Whatever part of the tally is written by now, each is found.
     for number in [0, 150, 299] {
-        assert_eq!(all(&mut reader, &of(&format!("e{number}"))).await.len(), 2, "e{number}");
+        assert!(!all(&mut reader, &of(&format!("e{number}"))).await.is_empty(), "e{number}");
     }
     eventually("all are counted, without a stop and without another entry", LIMIT, async || {
         let report = reader.health(around_now(), None).await.unwrap();
