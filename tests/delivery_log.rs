@@ -44,6 +44,7 @@ with_both!(
     old_entries_leave_and_young_ones_stay,
     a_log_that_does_not_answer_holds_up_no_delivery_and_what_it_misses_is_counted,
     an_event_whose_id_no_database_takes_is_told_all_the_same,
+    a_message_that_is_no_event_is_found_by_its_id,
     a_replay_is_told_and_so_is_the_delivery_before,
     one_id_at_two_integrators_and_of_two_topics_is_told_apart,
     an_event_of_many_records_is_found_by_each_and_by_the_message_that_told_of_it,
@@ -323,6 +324,22 @@ async fn an_event_whose_id_no_database_takes_is_told_all_the_same(database: Data
     assert!(told.iter().any(|story| story["event_id"] == "evt-'; DROP TABLE entry; --"), "{told:?}");
     assert!(told.iter().any(|story| story["event_id"] == "evt\u{1a}"), "{told:?}");
     assert_eq!(stories(&scene, &database, "evt\u{1a}", 2.0).await.len(), 1);
+}
+
+async fn a_message_that_is_no_event_is_found_by_its_id(database: Database) {
+    let receiver = Receiver::start();
+    let integrators = integrator("acme", &[endpoint("main", &receiver.url("/"), "")]);
+    let scene = Scene::start_with(&integrators, &[(DATABASE, &database.url())]).await;
+    let properties = BasicProperties::default().with_message_id("msg-'7".into());
+    scene.amqp.publish("compliance.events", "event", properties, b"{").await;
+    let told = stories(&scene, &database, "msg-'7", 1.0).await;
+    assert_eq!((told.len(), &told[0]["integrator"], &told[0]["deliveries"][0]["state"]), (1, &"".into(), &"rejected".into()), "{told:?}");
+    let shown = callbackd(&scene, &database.url(), &["explain", "msg-'7"]);
+    let text = String::from_utf8(shown.stdout).unwrap();
+    assert!(text.starts_with("msg-'7 is a message that is no event\n") && text.contains("(undecodable)"), "{text}");
+    assert!(text.contains(r"`callbackd dead show --queue rejected --event='msg-'\''7'`"), "{text}");
+    let letter = callbackd(&scene, &database.url(), &["dead", "show", "--queue", "rejected", "--event=msg-'7"]);
+    assert!(letter.status.success() && !letter.stdout.is_empty(), "{letter:?}");
 }
 
 async fn a_replay_is_told_and_so_is_the_delivery_before(database: Database) {

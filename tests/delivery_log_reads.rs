@@ -48,6 +48,7 @@ with_both!(
     pages_have_each_entry_once_while_others_are_written,
     an_endpoint_of_few_entries_is_found_far_back_without_looking_at_the_others,
     what_the_tally_does_not_tell_apart_is_found_in_short_pages,
+    of_many_endpoints_all_are_counted_soon,
     workers_add_up_to_the_health_of_an_endpoint,
     each_class_of_attempts_is_found,
     each_filter_finds_its_own_and_nothing_else,
@@ -239,6 +240,32 @@ async fn what_the_tally_does_not_tell_apart_is_found_in_short_pages(database: Da
     assert_eq!((events(&page), page.looked_at, page.next), (vec!["evt-old".to_owned()], 10_001, None));
 }
 
+async fn of_many_endpoints_all_are_counted_soon(database: Database) {
+    let log = Log::open(&database, "one");
+    for number in 0..600 {
+        log.delivered(&format!("e{}", number % 300), &format!("evt-{number}"));
+    }
+    eventually("the first are written", LIMIT, async || {
+        let mut reader = Reader::open(&log.config).await.map_err(|error| error.to_string())?;
+        let written = reader.attempts(&Filter::default(), None, 1).await.map_err(|error| error.to_string())?;
+        if written.looked_at >= 500 { Ok(()) } else { Err(format!("{written:?}")) }
+    })
+    .await;
+    let mut reader = Reader::open(&log.config).await.unwrap();
+    // Whatever part of the tally is written by now, each is found.
+    for number in [0, 150, 299] {
+        assert!(!all(&mut reader, &of(&format!("e{number}"))).await.is_empty(), "e{number}");
+    }
+    eventually("all are counted, without a stop and without another entry", LIMIT, async || {
+        let report = reader.health(around_now(), None).await.unwrap();
+        let counted: i64 = report.endpoints.iter().map(|health| health.delivered).sum();
+        let told = (report.endpoints.len(), counted, report.left_out);
+        if told == (300, 600, 0) { Ok(()) } else { Err(told) }
+    })
+    .await;
+    log.close().await;
+}
+
 async fn workers_add_up_to_the_health_of_an_endpoint(database: Database) {
     let (one, other) = (Log::open(&database, "one"), Log::open(&database, "other"));
     for number in 0..90 {
@@ -379,7 +406,13 @@ async fn a_message_that_is_no_event_is_found_among_the_rejected(database: Databa
     let log = Log::open(&database, "one");
     log.delivered("main", "evt-1");
     let source = SourceName::try_new("ident").unwrap();
-    log.journal.see(&Fact::Rejected { source: &source, event: None, endpoint: None, reason: &RejectReason::HeadersTooLarge });
+    log.journal.see(&Fact::Rejected {
+        source: &source,
+        event: None,
+        message_id: None,
+        endpoint: None,
+        reason: &RejectReason::HeadersTooLarge,
+    });
     let mut reader = Reader::open(&log.close().await).await.unwrap();
     let rejected = reader.attempts(&Filter { what: Some(What::Rejected), ..Filter::default() }, None, 10).await.unwrap();
     let [entry] = rejected.entries.as_slice() else { panic!("{rejected:?}") };

@@ -89,7 +89,11 @@ fn nothing(wanted: &str, config: &Config) -> String {
 
 fn tell(out: Out<'_>, story: &Story) -> Result<(), CliError> {
     let Story { event_id, integrator, topic, keys, .. } = story;
-    line(out, &format!("{} of {}, topic {}", plain(event_id), plain(integrator), plain(topic)))?;
+    let what = match integrator.as_str() {
+        "" => "is a message that is no event".to_owned(),
+        integrator => format!("of {}, topic {}", plain(integrator), plain(topic)),
+    };
+    line(out, &format!("{} {what}", plain(event_id)))?;
     if !keys.is_empty() {
         line(out, &format!("  {}", plain(&keys.join("  "))))?;
     }
@@ -145,7 +149,11 @@ fn stands(delivery: &Delivery, story: &Story) -> String {
 /// The options that select this delivery among the dead letters, and no other.
 fn selection(delivery: &Delivery, story: &Story) -> String {
     let endpoint = delivery.endpoint.as_deref().map(|id| format!(" --endpoint={}", argument(id))).unwrap_or_default();
-    format!("--integrator={}{endpoint} --event={}", argument(&story.integrator), argument(&story.event_id))
+    let event = format!("--event={}", argument(&story.event_id));
+    match story.integrator.as_str() {
+        "" => event,
+        integrator => format!("--integrator={}{endpoint} {event}", argument(integrator)),
+    }
 }
 
 /// A text as a shell takes it for one argument.

@@ -51,7 +51,7 @@ pub struct Entry {
     pub at: Timestamp,
     /// What it tells.
     pub what: What,
-    /// The event.
+    /// The event; of a message that is none, its AMQP `message_id`.
     pub event_id: Option<EventId>,
     /// Whose it is.
     pub integrator: Option<IntegratorKey>,
@@ -157,10 +157,11 @@ impl Entry {
                 reason: Some(reason.as_str()),
                 ..Self::about(event, What::Dead, at).with(kept, event, attempts == 0)
             }),
-            Fact::Rejected { source, event, endpoint, reason } => {
+            Fact::Rejected { source, event, message_id, endpoint, reason } => {
                 let entry = Self { source: Some(source.clone()), reason: Some(reason.code()), ..Self::new(What::Rejected, at) };
                 Some(match event {
-                    None => entry,
+                    // The id is all that upstream can look for it by.
+                    None => Self { event_id: message_id.and_then(|id| EventId::try_new(storable(id)).ok()), ..entry },
                     Some(event) => Self {
                         endpoint: endpoint.cloned(),
                         source: entry.source,

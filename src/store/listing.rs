@@ -144,7 +144,7 @@ pub struct Page {
 pub struct Listed {
     /// Unique in this log; later entries have greater ones.
     pub id: String,
-    /// The event; none where the message was none.
+    /// The event; where the message was none, its AMQP `message_id`, if it had one.
     pub event_id: Option<String>,
     /// Whose it is.
     pub integrator: Option<String>,

@@ -21,7 +21,7 @@ const NAMES: &str = "SELECT e.event_id, e.integrator, e.topic, MAX(e.id) AS newe
                      GROUP BY e.event_id, e.integrator, e.topic ORDER BY newest DESC LIMIT $4";
 const LINES: &str = "SELECT e.*, COALESCE(w.name, '') AS worker_name FROM finder f JOIN entry e ON e.id = f.entry \
                      LEFT JOIN worker w ON w.number = e.worker WHERE f.day = $1 AND f.term = $2 \
-                     AND e.event_id = $3 AND e.integrator = $4 AND e.topic = $5 ORDER BY e.id DESC LIMIT $6";
+                     AND e.event_id = $3 AND COALESCE(e.integrator, '') = $4 AND COALESCE(e.topic, '') = $5 ORDER BY e.id DESC LIMIT $6";
 const PAYLOAD: &str = "SELECT body FROM payload WHERE day = $1 AND event_id = $2 AND integrator = $3 AND topic = $4";
 
 /// A delivery log that is read.

@@ -8,11 +8,11 @@ use crate::domain::time::Timestamp;
 /// Everything that the log knows of one event.
 #[derive(Debug, Serialize, ToSchema)]
 pub struct Story {
-    /// The event's id.
+    /// The event's id; of a message that was no event, its AMQP `message_id`.
     pub event_id: String,
-    /// Whose it is.
+    /// Whose it is; empty where the message was no event.
     pub integrator: String,
-    /// What it is about.
+    /// What it is about; empty where the message was no event.
     pub topic: String,
     /// What it is found by, as `name=value`; none where they are stored hashed.
     pub keys: Vec<String>,

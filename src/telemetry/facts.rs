@@ -278,6 +278,8 @@ pub enum Fact<'a> {
         source: &'a SourceName,
         /// Its event, as far as it could be read.
         event: Option<EventRef<'a>>,
+        /// AMQP `message_id`, where it is no event: whatever text upstream wrote there.
+        message_id: Option<&'a str>,
         /// The endpoint, where the event fits the others.
         endpoint: Option<&'a EndpointId>,
         /// Why.

@@ -167,7 +167,7 @@ fn event(fact: &Fact<'_>) {
             attempts,
             "dead letter"
         ),
-        Fact::Rejected { source, event, endpoint, reason } => warn!(
+        Fact::Rejected { source, event, endpoint, reason, .. } => warn!(
             target: "callbackd",
             source = source.as_str(),
             event_id = event.as_ref().map(id).as_deref(),

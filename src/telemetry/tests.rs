@@ -133,6 +133,7 @@ impl Scene {
         telemetry.record(&Fact::Rejected {
             source: &self.source,
             event: Some(event),
+            message_id: None,
             endpoint: None,
             reason: &RejectReason::UnknownIntegrator,
         });
@@ -704,6 +705,7 @@ fn payloads_secrets_and_urls_get_neither_into_the_log_nor_into_the_metrics() {
                 telemetry.record(&Fact::Rejected {
                     source: &scene.source,
                     event: None,
+                    message_id: Some(CANARY),
                     endpoint: None,
                     reason: &RejectReason::Undecodable(fault),
                 });

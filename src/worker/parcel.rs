@@ -30,6 +30,11 @@ pub(super) struct Original {
 }
 
 impl Original {
+    /// AMQP `message_id`.
+    pub(super) fn message_id(&self) -> Option<&str> {
+        self.properties.message_id().as_ref().map(ShortString::as_str)
+    }
+
     /// Who wrote its `x-callback-*` headers.
     pub(super) const fn trust(&self) -> Trust {
         if self.due { Trust::Ours } else { Trust::Foreign }

@@ -17,7 +17,7 @@ use crate::domain::decide::{Unknown, Wait, decide_unknown};
 use crate::domain::format::Unrenderable;
 use crate::domain::history::History;
 use crate::domain::integrator::{Endpoint, SkipReason};
-use crate::domain::names::{EndpointId, SourceName};
+use crate::domain::names::EndpointId;
 use crate::domain::park::{Need, Parking, Rounding, decide_park};
 use crate::telemetry::{EventOutcome, EventRef, Fact, WaitCause};
 
@@ -102,7 +102,7 @@ async fn reject_event(shared: &Shared, stake: Stake, endpoint: Option<&EndpointI
     let properties = headers::rejected_copy(&original(&parcel.original), &history, Some(parcel.event_ref()), &reason, clock::now());
     let copy = (shared.config.broker.names.rejected.clone(), properties);
     settle_by_copy(shared, stake, copy, EventOutcome::Rejected, |event| {
-        shared.telemetry.record(&Fact::Rejected { source, event: Some(event), endpoint, reason: &reason });
+        shared.telemetry.record(&Fact::Rejected { source, event: Some(event), message_id: None, endpoint, reason: &reason });
     })
     .await;
 }
@@ -123,7 +123,7 @@ async fn settle_by_copy(
         }
         Copy::Unsettled => {}
         Copy::Impossible => {
-            record_headers_too_large(shared, &parcel.original.source.name, Some(parcel.event_ref()));
+            record_headers_too_large(shared, &parcel.original, Some(parcel.event_ref()));
             stake.reject();
         }
     }
@@ -136,7 +136,7 @@ pub(super) async fn reject_message(shared: &Shared, message: &Original, history:
     let source = &message.source.name;
     match publish(shared, message, copy, &claim.over()).await {
         Copy::Safe(confirmed) => {
-            shared.telemetry.record(&Fact::Rejected { source, event: None, endpoint: None, reason });
+            shared.telemetry.record(&Fact::Rejected { source, event: None, message_id: message.message_id(), endpoint: None, reason });
             claim.settle(Proof::Copied(confirmed));
             shared.telemetry.record(&Fact::Settled { source, event: None, outcome: EventOutcome::Rejected });
         }
@@ -148,11 +148,13 @@ pub(super) async fn reject_message(shared: &Shared, message: &Original, history:
 /// The properties of a message are such that no copy of it can be made: the broker moves it itself.
 pub(super) fn reject_by_broker(shared: &Shared, message: &Original, claim: Claim) {
     claim.reject();
-    record_headers_too_large(shared, &message.source.name, None);
+    record_headers_too_large(shared, message, None);
 }
 
-fn record_headers_too_large(shared: &Shared, source: &SourceName, event: Option<EventRef<'_>>) {
-    shared.telemetry.record(&Fact::Rejected { source, event, endpoint: None, reason: &RejectReason::HeadersTooLarge });
+fn record_headers_too_large(shared: &Shared, message: &Original, event: Option<EventRef<'_>>) {
+    let source = &message.source.name;
+    let message_id = message.message_id().filter(|_| event.is_none());
+    shared.telemetry.record(&Fact::Rejected { source, event, message_id, endpoint: None, reason: &RejectReason::HeadersTooLarge });
     shared.telemetry.record(&Fact::Settled { source, event, outcome: EventOutcome::Rejected });
 }
 
