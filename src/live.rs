@@ -196,7 +196,13 @@ mod tests {
 
     fn happen(live: &Live) {
         let source = SourceName::try_new("compliance").unwrap();
-        live.see(&Fact::Rejected { source: &source, event: None, endpoint: None, reason: &RejectReason::UnknownIntegrator });
+        live.see(&Fact::Rejected {
+            source: &source,
+            event: None,
+            message_id: None,
+            endpoint: None,
+            reason: &RejectReason::UnknownIntegrator,
+        });
     }
 
     #[tokio::test]

@@ -14,8 +14,8 @@ use super::{Api, serve};
 use crate::config::Admin;
 use crate::pulse::Pulse;
 
-/// How long its end is waited for. Jobs have begun to end with the worker, and take 9 s at most.
-const END_LIMIT: Duration = Duration::from_secs(3);
+/// How long its end is waited for: as long as jobs may take, which begin to end together with the worker.
+const END_LIMIT: Duration = Duration::from_secs(9);
 
 /// The admin side at its work.
 #[derive(Debug)]

@@ -30,7 +30,7 @@ pub(in crate::admin) struct Wanted {
     /// Here since before this time: RFC 3339, or that long ago.
     pub until: Option<String>,
     /// Behind this position: `next` of the page before.
-    #[param(value_type = Option<i64>, minimum = 0, maximum = 4_294_967_295)]
+    #[param(value_type = Option<i64>, minimum = 0, maximum = 4_294_967_295_i64)]
     pub after: Option<u32>,
     /// At most so many.
     #[param(minimum = 1, maximum = 1000, default = 100)]
