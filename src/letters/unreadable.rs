@@ -3,6 +3,7 @@
 //! One can be moved and removed all the same, since that takes only the broker: what a connection held that ends goes back
 //! behind what was returned earlier, and what is taken without acknowledgement is gone.
 
+use std::future::ready;
 use std::pin::pin;
 
 use futures_util::StreamExt as _;
@@ -162,9 +163,11 @@ enum Head {
 
 async fn head(broker: &Broker, queue: &str, options: BasicGetOptions) -> Result<Head, BrokerError> {
     let connection = connect(broker, "dead head").await?;
-    let mut broken = pin!(connection.events_listener().filter_map(async |event| match event {
-        Event::Error(source) => Some(BrokerError::Failed { step: "get a message", source }),
-        _ => None,
+    let mut broken = pin!(connection.events_listener().filter_map(|event| {
+        ready(match event {
+            Event::Error(source) => Some(BrokerError::Failed { step: "get a message", source }),
+            _ => None,
+        })
     }));
     let channel = within(broker.timeout, "open a channel", connection.create_channel()).await?;
     // Its own answer never comes when the connection breaks over it.
