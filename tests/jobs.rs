@@ -278,6 +278,23 @@ async fn what_cannot_be_replayed_stays_and_is_tried_once() {
 }
 
 #[tokio::test]
+async fn a_job_on_a_queue_that_is_missing_fails_at_once_and_can_be_resumed() {
+    let stage = Stage::set().await;
+    stage.amqp.delete_queue("callbacks.rejected").await;
+    let jobs = jobs(&stage);
+    let spec = JobSpec { queue: Queue::Rejected, ..replay(50) };
+    assert!(matches!(jobs.count(&spec).await, Err(Refused::Broker(why)) if why.contains("NOT_FOUND")));
+    let begin = Instant::now();
+    let id = jobs.start(spec, "ops").unwrap().id;
+    let job = over(&jobs, &id).await;
+    assert!(matches!(&job.state, JobState::Failed { why } if why.contains("NOT_FOUND")), "{job:?}");
+    assert!(begin.elapsed() < Duration::from_secs(10));
+    stage.declare().await;
+    jobs.resume(&id, "ops").await.unwrap();
+    assert_eq!(over(&jobs, &id).await.state, JobState::Done);
+}
+
+#[tokio::test]
 async fn a_worker_that_stops_interrupts_its_jobs_and_loses_nothing() {
     let stage = Stage::set().await;
     stage.bury_many(600).await;
@@ -492,4 +509,32 @@ async fn the_command_replays_at_a_rate_too() {
     assert!(begin.elapsed() > Duration::from_millis(2500), "60 at 20 a second took {:?}", begin.elapsed());
     assert_numbers(&replayed(&stage, 60).await, (1..=120).step_by(2));
     assert_numbers(&numbers(&stage.amqp.drain(DEAD).await), (2..=120).step_by(2));
+}
+
+/// Figures for the documentation: `cargo test --test jobs -- --ignored --nocapture how_fast`.
+#[tokio::test]
+#[ignore = "measures"]
+async fn how_fast_it_is() {
+    let stage = Stage::set().await;
+    let count: u32 = std::env::var("COUNT").ok().and_then(|count| count.parse().ok()).unwrap_or(20_000);
+    let outlets = futures_util::future::join_all((0..32).map(|_| stage.vhost.connect())).await;
+    let parts = outlets.iter().zip(0_u32..).map(|(outlet, part)| async move {
+        for number in (part + 1..=count).step_by(32) {
+            let letter = Buried::new(number);
+            outlet.publish("callbacks.publish", DEAD, letter.properties(), letter.body().as_bytes()).await;
+        }
+    });
+    futures_util::future::join_all(parts).await;
+    let jobs = jobs(&stage);
+    for rate in [50, 500, 5000] {
+        let limit = Some((rate as usize * 20).min(20_000));
+        let begin = Instant::now();
+        let spec = JobSpec { filter: Filter { limit, ..Filter::default() }, ..replay(rate) };
+        let id = jobs.start(spec, "ops").unwrap().id;
+        let job =
+            eventually("the job is over", Duration::from_secs(600), async || jobs.get(&id).await.ok().filter(|job| !job.state.is_open()))
+                .await;
+        let took = begin.elapsed().as_secs_f64();
+        println!("{rate} a second of {count}: {} in {took:.1} s, {:.0}/s", job.progress.done, job.progress.done as f64 / took);
+    }
 }
