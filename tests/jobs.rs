@@ -9,11 +9,11 @@ use std::thread;
 use std::time::{Duration, Instant};
 
 use callbackd::clock;
-use callbackd::config::{Config, Database as Configured};
+use callbackd::config::{BrokerUrl, Config, Database as Configured};
 use callbackd::domain::time::Timestamp;
 use callbackd::letters::{Filter, Job, JobId, JobKind, JobSpec, JobState, Jobs, Queue, Refused};
 use callbackd::telemetry::{Fact, Observer, Telemetry};
-use support::{Buried, DEAD, Database, Stage, TcpProxy, assert_numbers, eventually, numbers};
+use support::{Buried, DEAD, Database, Stage, TcpProxy, assert_numbers, eventually, numbers, publish_poison};
 
 const DUE: &str = "callbacks.compliance.due";
 const SOON: Duration = Duration::from_secs(40);
@@ -40,6 +40,7 @@ with_both!(
     the_job_of_a_worker_that_is_gone_is_interrupted_and_any_other_goes_on_with_it,
     another_worker_sees_a_job_and_cancels_it,
     what_is_over_is_remembered_by_the_database,
+    a_job_that_another_worker_has_claimed_ends_here,
 );
 
 /// Notes what is told of jobs.
@@ -277,6 +278,23 @@ async fn what_cannot_be_replayed_stays_and_is_tried_once() {
 }
 
 #[tokio::test]
+async fn a_job_on_a_queue_that_is_missing_fails_at_once_and_can_be_resumed() {
+    let stage = Stage::set().await;
+    stage.amqp.delete_queue("callbacks.rejected").await;
+    let jobs = jobs(&stage);
+    let spec = JobSpec { queue: Queue::Rejected, ..replay(50) };
+    assert!(matches!(jobs.count(&spec).await, Err(Refused::Broker(why)) if why.contains("NOT_FOUND")));
+    let begin = Instant::now();
+    let id = jobs.start(spec, "ops").unwrap().id;
+    let job = over(&jobs, &id).await;
+    assert!(matches!(&job.state, JobState::Failed { why } if why.contains("NOT_FOUND")), "{job:?}");
+    assert!(begin.elapsed() < Duration::from_secs(10));
+    stage.declare().await;
+    jobs.resume(&id, "ops").await.unwrap();
+    assert_eq!(over(&jobs, &id).await.state, JobState::Done);
+}
+
+#[tokio::test]
 async fn a_worker_that_stops_interrupts_its_jobs_and_loses_nothing() {
     let stage = Stage::set().await;
     stage.bury_many(600).await;
@@ -327,6 +345,50 @@ async fn a_database_that_is_away_fails_no_job_and_is_told_once() {
     .await;
     assert_eq!(notes.count("not recorded"), 1);
     assert_numbers(&replayed(&stage, 100).await, 1..=100);
+}
+
+#[tokio::test]
+async fn a_job_survives_the_loss_of_its_connections() {
+    let stage = Stage::set().await;
+    stage.bury_many(300).await;
+    let (host, vhost) = stage.vhost.url().rsplit_once('/').map(|(host, vhost)| (host.to_owned(), vhost.to_owned())).unwrap();
+    let (user, address) = host.rsplit_once('@').unwrap();
+    let proxy = TcpProxy::to(address);
+    let mut config = without_database(&stage);
+    config.broker.url = BrokerUrl::new(format!("{user}@{}/{vhost}", proxy.address()));
+    let jobs = noted(&config, "worker").0;
+    let id = jobs.start(replay(100), "ops").unwrap().id;
+    for least in [50, 150] {
+        until(&jobs, &id, "some are done", |job| job.progress.done >= least).await;
+        proxy.cut();
+    }
+    let job = over(&jobs, &id).await;
+    assert_eq!((&job.state, job.progress.failed), (&JobState::Done, 0), "{job:?}");
+    let mut all = replayed(&stage, 300).await;
+    assert!(all.len() < 300 + 4 * config.broker.publish_channels, "{}: what was in hand may be there twice", all.len());
+    all.dedup();
+    assert_numbers(&all, 1..=300);
+    assert_eq!(stage.amqp.ready(DEAD).await, 0);
+}
+
+#[tokio::test]
+async fn a_message_that_cannot_be_read_is_noted_and_hides_nothing_from_a_job() {
+    let stage = Stage::set().await;
+    for number in 1..=6 {
+        stage.bury(&Buried::new(number)).await;
+        if number == 3 {
+            publish_poison(&stage.vhost.url(), DEAD).await;
+        }
+    }
+    let jobs = jobs(&stage);
+    let count = jobs.count(&replay(50)).await.unwrap();
+    assert!(count.note.is_some_and(|note| note.contains("cannot be read")));
+    let id = jobs.start(replay(50), "ops").unwrap().id;
+    let job = over(&jobs, &id).await;
+    assert_eq!((&job.state, job.progress.done), (&JobState::Done, 6), "{job:?}");
+    assert!(job.note.as_ref().is_some_and(|note| note.contains("cannot be read")), "{job:?}");
+    assert_numbers(&replayed(&stage, 6).await, 1..=6);
+    stage.amqp.wait_ready(DEAD, 1, SOON).await;
 }
 
 async fn the_job_of_a_worker_that_is_gone_is_interrupted_and_any_other_goes_on_with_it(database: Database) {
@@ -391,6 +453,23 @@ async fn another_worker_sees_a_job_and_cancels_it(database: Database) {
     assert_numbers(&replayed(&stage, 300).await, 1..=300);
 }
 
+async fn a_job_that_another_worker_has_claimed_ends_here(database: Database) {
+    let stage = Stage::set().await;
+    stage.bury_many(300).await;
+    let (jobs, notes) = noted(&with_database(&stage, &database), "first");
+    let id = jobs.start(replay(20), "ops").unwrap().id;
+    until(&jobs, &id, "some are done", |job| job.progress.done >= 5).await;
+    eventually("it is written", SOON, async || database.numbers("SELECT COUNT(*) FROM job").await == [1]).await;
+    database.run("UPDATE job SET run = run + 1, instance = 'another'").await;
+    eventually("it has ended", SOON, async || notes.count("ended interrupted") == 1).await;
+    let job = jobs.get(&id).await.unwrap();
+    assert_eq!((&job.state, job.run), (&JobState::Running, 2), "as the other one has it");
+    assert_eq!(jobs.resume(&id, "ops").await, Err(Refused::State("running")));
+    let done = stage.amqp.ready(DUE).await;
+    stage.amqp.wait_ready(DEAD, 300 - done, SOON).await;
+    assert!(done < 300);
+}
+
 async fn what_is_over_is_remembered_by_the_database(database: Database) {
     let stage = Stage::set().await;
     let config = with_database(&stage, &database);
@@ -430,4 +509,32 @@ async fn the_command_replays_at_a_rate_too() {
     assert!(begin.elapsed() > Duration::from_millis(2500), "60 at 20 a second took {:?}", begin.elapsed());
     assert_numbers(&replayed(&stage, 60).await, (1..=120).step_by(2));
     assert_numbers(&numbers(&stage.amqp.drain(DEAD).await), (2..=120).step_by(2));
+}
+
+/// Figures for the documentation: `cargo test --test jobs -- --ignored --nocapture how_fast`.
+#[tokio::test]
+#[ignore = "measures"]
+async fn how_fast_it_is() {
+    let stage = Stage::set().await;
+    let count: u32 = std::env::var("COUNT").ok().and_then(|count| count.parse().ok()).unwrap_or(20_000);
+    let outlets = futures_util::future::join_all((0..32).map(|_| stage.vhost.connect())).await;
+    let parts = outlets.iter().zip(0_u32..).map(|(outlet, part)| async move {
+        for number in (part + 1..=count).step_by(32) {
+            let letter = Buried::new(number);
+            outlet.publish("callbacks.publish", DEAD, letter.properties(), letter.body().as_bytes()).await;
+        }
+    });
+    futures_util::future::join_all(parts).await;
+    let jobs = jobs(&stage);
+    for rate in [50, 500, 5000] {
+        let limit = Some((rate as usize * 20).min(20_000));
+        let begin = Instant::now();
+        let spec = JobSpec { filter: Filter { limit, ..Filter::default() }, ..replay(rate) };
+        let id = jobs.start(spec, "ops").unwrap().id;
+        let job =
+            eventually("the job is over", Duration::from_secs(600), async || jobs.get(&id).await.ok().filter(|job| !job.state.is_open()))
+                .await;
+        let took = begin.elapsed().as_secs_f64();
+        println!("{rate} a second of {count}: {} in {took:.1} s, {:.0}/s", job.progress.done, job.progress.done as f64 / took);
+    }
 }

@@ -12,7 +12,7 @@ use super::rfc3339;
 use crate::domain::policy::Rate;
 use crate::domain::time::Timestamp;
 
-/// Letters a second of a replay that says nothing else: endpoints that have been away are not overrun, and 100,000 take half an hour.
+/// Letters a second of a replay that says nothing else: endpoints that have been away are not overrun, and 100,000 take less than an hour.
 pub const DEFAULT_RATE: u32 = 50;
 /// Most letters a second: what the broker takes.
 pub const FASTEST: u32 = 5000;

@@ -156,6 +156,9 @@ impl Jobs {
     /// There is none, or the database that may know it does not answer.
     pub async fn get(&self, id: &JobId) -> Result<Job, Refused> {
         let known = self.0.board().get(id);
+        if let Some(open) = known.as_ref().filter(|job| job.state.is_open()) {
+            return Ok(open.clone());
+        }
         let Some(records) = &self.0.records else { return known.ok_or(Refused::Unknown) };
         match (records.get(id).await, known) {
             (Ok(Some(job)), None) => Ok(job),

@@ -1,7 +1,7 @@
 //! Letters: what waits in the queues of the dead, the rejected and the unroutable for an operator to look at, replay or discard.
 //!
-//! [`pass`] takes all messages of a queue and returns what is not settled in its place; [`letter`] is what is known of one without its
-//! payload; [`filter`] says which are meant; [`look`] shows them, an [`errand`] does something with them, and [`jobs`] run errands for
+//! A pass takes all messages of a queue and returns what is not settled in its place. A [`Letter`] is what is known of one without its
+//! payload; a [`Filter`] says which are meant; [`list()`] shows them, an errand does something with them, and [`Jobs`] run errands for
 //! somebody who does not wait for them. The commands and the API stand on this.
 
 mod board;

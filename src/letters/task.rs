@@ -59,7 +59,7 @@ pub(super) async fn work(shared: &Shared, taken: &Taken) -> End {
             Ok(Some(met)) if met.behind > 0 && has_got_on => {}
             Ok(Some(met)) if met.behind > 0 => return (JobState::Failed { why: met.to_string() }, None),
             Ok(met) => return (JobState::Done, met.map(|met| met.to_string())),
-            Err(broken) if effort.is_in_vain() => return (JobState::Failed { why: broken.to_string() }, None),
+            Err(broken) if effort.is_in_vain() || is_for_good(&broken) => return (JobState::Failed { why: broken.to_string() }, None),
             Err(_) => {
                 stop.run_until_cancelled(sleep(effort.pause.next(fastrand::f64()))).await;
             }
@@ -86,6 +86,11 @@ impl Effort {
     fn is_in_vain(&self) -> bool {
         self.since.elapsed() > PATIENCE
     }
+}
+
+/// No new try mends it: the queue or a permission is missing. A worker's user on the broker may have no right to read these queues.
+fn is_for_good(broken: &Broken) -> bool {
+    matches!(broken, Broken::Broker(error) if error.is_missing() || error.is_denied())
 }
 
 /// Runs the errand with a connection of its own.

@@ -26,6 +26,7 @@ use crate::domain::names::{EndpointId, EventId, IntegratorKey, SourceName, Topic
 use crate::domain::reply::{Failure, Forbidden, Outcome, Reply, TlsFault};
 use crate::domain::sign::SigningSecret;
 use crate::domain::time::Timestamp;
+use crate::letters::{Job, JobId, JobState, Progress};
 
 const CANARY: &str = "CANARY";
 
@@ -139,14 +140,34 @@ impl Scene {
         });
         telemetry.record(&Fact::Reloaded { integrators: 2, endpoints: 3 });
         telemetry.record(&Fact::ReloadRefused { problems: &["a: bad".to_owned(), "b: worse".to_owned()] });
+        telemetry.record(&Fact::Audited { actor: "ops", action: "start job", detail: Some("replay dead") });
+        telemetry.record(&Fact::JobsNotRecorded { error: "locked" });
+        telemetry.record(&Fact::JobsRecorded);
+        telemetry.record(&Fact::JobEnded { job: &job() });
         telemetry.record(&Fact::Stopping { open: 1, limit: Duration::from_secs(25) });
         telemetry.record(&Fact::Stopped { abandoned: 0 });
         ALL_MESSAGES.to_vec()
     }
 }
 
+fn job() -> Job {
+    Job {
+        id: JobId::parse("01939cbb5c7e3d2a90bf14e6").unwrap(),
+        spec: serde_json::from_str(r#"{"kind":"replay","queue":"dead"}"#).unwrap(),
+        asked_by: "ops".to_owned(),
+        asked_at: clock::now(),
+        state: JobState::Failed { why: "the broker is away".to_owned() },
+        progress: Progress::default(),
+        note: None,
+        worker: "host:1".to_owned(),
+        run: 1,
+        started_at: None,
+        ended_at: None,
+    }
+}
+
 /// The messages of the lines of `record_everything`.
-const ALL_MESSAGES: [&str; 30] = [
+const ALL_MESSAGES: [&str; 34] = [
     "started",
     "broker connected",
     "broker lost",
@@ -175,6 +196,10 @@ const ALL_MESSAGES: [&str; 30] = [
     "rejected",
     "reloaded",
     "reload refused",
+    "audit",
+    "jobs not recorded",
+    "jobs recorded",
+    "job ended",
     "stopping",
     "stopped",
 ];
@@ -310,6 +335,9 @@ fn every_fact_about_the_broker_and_the_process_shows() {
             r#"callbackd_broker_reconnects_total{link="callbacks.ident"} 1"#,
             r#"callbackd_publish_failures_total{queue="callbacks.ident.wait.1s"} 1"#,
             r#"callbackd_stale_acks_total{queue="callbacks.ident"} 3"#,
+            r#"callbackd_jobs_ended_total{kind="replay",state="failed"} 1"#,
+            r#"callbackd_jobs_ended_total{kind="discard",state="done"} 0"#,
+            "callbackd_jobs_not_recorded_total 1",
             r#"callbackd_config_reloads_total{result="success"} 1"#,
             r#"callbackd_config_reloads_total{result="refused"} 1"#,
             "callbackd_config_last_reload_successful 0",
@@ -568,7 +596,8 @@ fn every_fact_writes_exactly_one_line_in_both_shapes() {
     let human = lines(Shape::Human, "debug", || drop(scene.record_everything(&telemetry)));
     assert_eq!(human.len(), expected.len(), "{human:#?}");
     for (line, message) in human.iter().zip(expected) {
-        assert!(line.contains(&format!(" callbackd: {message}")), "{line}");
+        let target = if message == "audit" { "callbackd::audit" } else { "callbackd" };
+        assert!(line.contains(&format!(" {target}: {message}")), "{line}");
     }
 }
 

@@ -7,6 +7,7 @@ pub(super) mod deliveries;
 pub(super) mod delivery_log;
 mod endpoints;
 pub(super) mod events;
+mod jobs;
 mod service;
 
 use std::borrow::Borrow;
@@ -26,6 +27,7 @@ use circuits::Circuits;
 use deliveries::Deliveries;
 use delivery_log::DeliveryLog;
 use events::Events;
+use jobs::Jobs;
 use service::Service;
 
 /// The link of [`Fact::BrokerConnected`] that publishes; every other link is the queue that it consumes.
@@ -39,6 +41,7 @@ pub(super) struct Metrics {
     pub(super) circuits: Circuits,
     pub(super) delivery_log: DeliveryLog,
     broker: Broker,
+    jobs: Jobs,
     service: Service,
 }
 
@@ -52,6 +55,7 @@ impl Default for Metrics {
             circuits: Circuits::new(&maker),
             delivery_log: DeliveryLog::new(&maker),
             broker: Broker::new(&maker),
+            jobs: Jobs::new(&maker),
             service: Service::new(&maker),
             registry: maker.registry,
         }
@@ -109,13 +113,8 @@ impl Metrics {
             | Fact::StaleAcks { .. } => self.broker.count(fact),
             Fact::Started { .. } | Fact::Reloaded { .. } | Fact::ReloadRefused { .. } | Fact::ApiRefused { .. } => self.service.count(fact),
             Fact::EndpointHeld { .. } | Fact::EndpointReleased { .. } | Fact::HoldsUnread { .. } => {}
-            Fact::Audited { .. }
-            | Fact::JobEnded { .. }
-            | Fact::JobsNotRecorded { .. }
-            | Fact::JobsRecorded
-            | Fact::TopologyReady { .. }
-            | Fact::Stopping { .. }
-            | Fact::Stopped { .. } => {}
+            Fact::JobEnded { .. } | Fact::JobsNotRecorded { .. } | Fact::JobsRecorded => self.jobs.count(fact),
+            Fact::Audited { .. } | Fact::TopologyReady { .. } | Fact::Stopping { .. } | Fact::Stopped { .. } => {}
         }
     }
 
