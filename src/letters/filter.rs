@@ -95,7 +95,7 @@ pub struct Filter {
     pub until: Option<Timestamp>,
     /// No more than this many, the oldest in the queue first.
     #[serde(default, skip_serializing_if = "Option::is_none")]
-    #[schema(value_type = Option<u32>, minimum = 1)]
+    #[schema(value_type = Option<i64>, minimum = 1, maximum = 4_294_967_295_i64)]
     pub limit: Option<usize>,
     /// Nothing that says that it came, or was replayed, after this time.
     #[serde(skip)]
@@ -117,7 +117,7 @@ pub enum BadFilter {
     #[error("{0} is longer than {TEXT_LIMIT} bytes")]
     TooLong(&'static str),
     /// None are meant.
-    #[error("a limit of 0 means nothing")]
+    #[error("a limit is 1 to 4294967295")]
     Nothing,
 }
 
@@ -158,7 +158,7 @@ impl Filter {
                 return Err(BadFilter::TooLong(name));
             }
         }
-        if self.limit == Some(0) {
+        if self.limit.is_some_and(|limit| limit == 0 || u32::try_from(limit).is_err()) {
             return Err(BadFilter::Nothing);
         }
         self.check_reason(queue)

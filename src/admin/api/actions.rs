@@ -51,7 +51,7 @@ pub(in crate::admin) struct Pong {
 /// is given up as any other. After a long pause the last of what waited comes at most about a quarter of the pause later.
 #[utoipa::path(post, path = "/api/v1/endpoints/{integrator}/{endpoint}/pause", tag = "endpoints",
     params(("integrator" = String, Path, description = "The integrator's key", example = "acme"), ("endpoint" = String, Path, description = "The endpoint's name", example = "main")),
-    request_body = Pause,
+    request_body = Option<Pause>,
     responses((status = OK, body = EndpointShown), (status = BAD_REQUEST, description = "The body is no good.", body = Told),
         (status = NOT_FOUND, description = "There is no such endpoint.", body = Told),
         (status = CONFLICT, description = "There is no delivery log to keep it.", body = Told),
@@ -60,9 +60,9 @@ pub(super) async fn pause(
     State(api): State<Api>,
     Extension(actor): Extension<Actor>,
     Named(endpoint): Named,
-    Sent(pause): Sent<Pause>,
+    Sent(pause): Sent<Option<Pause>>,
 ) -> Response {
-    match hold(&api, &actor, &endpoint, pause).await {
+    match hold(&api, &actor, &endpoint, pause.unwrap_or_default()).await {
         Ok(()) => json(StatusCode::OK, &shown(&api, &endpoint)),
         Err(refusal) => refusal.into_response(),
     }

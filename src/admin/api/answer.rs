@@ -76,6 +76,10 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Sent<T> {
         let limit = usize::try_from(BODY_BYTES).unwrap_or(usize::MAX);
         let bytes = to_bytes(request.into_body(), limit).await.map_err(|_| told(StatusCode::BAD_REQUEST, "the body did not come whole"))?;
         let text = if bytes.is_empty() { &b"{}"[..] } else { &bytes[..] };
+        // Deriving admits a list of the members' values, which the document does not.
+        if text.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
+            return Err(told(StatusCode::BAD_REQUEST, "the body is no good: it is a list, not an object"));
+        }
         let value = serde_json::from_slice(text).map_err(|error| told(StatusCode::BAD_REQUEST, format!("the body is no good: {error}")))?;
         Ok(Self(value))
     }
