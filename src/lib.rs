@@ -14,9 +14,10 @@
 //! 8. [`worker`] settles: acknowledged with proof, or copied to a wait queue, the dead letters or the rejected, confirmed, and then
 //!    acknowledged.
 //!
-//! Around it: [`config`] (raw text in, valid types out), [`telemetry`] (facts in, log lines and metrics out), [`store`] (the delivery log:
-//! facts in, an event's story out), [`admin`] (probes and metrics over HTTP), [`lifecycle`] (signals), [`supervisor`] (what systemd is
-//! told), [`cli`] (the commands). `src/ARCHITECTURE.md` says why things are as they are.
+//! Around it: [`config`] (raw text in, valid types out), [`telemetry`] (facts in, log lines and metrics out), [`store`] (the delivery
+//! log: facts in, an event's story out), [`outcomes`] (facts in, messages to upstream out), [`admin`] (probes and metrics over HTTP),
+//! [`lifecycle`] (signals), [`supervisor`] (what systemd is told), [`cli`] (the commands). `src/ARCHITECTURE.md` says why things are as
+//! they are.
 
 pub mod admin;
 pub mod broker;
@@ -26,6 +27,7 @@ pub mod config;
 pub mod domain;
 pub mod egress;
 pub mod lifecycle;
+pub mod outcomes;
 pub mod store;
 pub mod supervisor;
 pub mod telemetry;

@@ -7,6 +7,7 @@ mod complaints;
 pub mod connection;
 mod fuse;
 pub mod headers;
+mod outlet;
 mod publish_link;
 pub mod publisher;
 mod quarantine;
@@ -23,6 +24,7 @@ mod write_path;
 
 pub use claim::{Claim, Delivered, Proof};
 pub use connection::{BrokerError, connect};
+pub(crate) use outlet::{Letterhead, Outlet};
 pub use publisher::{NotPublished, Outgoing, Publisher, Unpublished};
 pub use share::Weight;
 pub use subscription::{Ground, HANDED_OVER, Inbound, QueueRole, Subscription};

@@ -4,7 +4,6 @@ pub mod check;
 pub mod dead;
 pub mod event_file;
 pub mod explain;
-mod outlet;
 pub mod publish;
 pub mod receive;
 pub mod render;

@@ -14,8 +14,8 @@ use tokio::time::Instant;
 
 use super::CliError;
 use super::event_file::{BadEventFile, EventFile, EventFiles, FileProperties};
-use super::outlet::{Letterhead, Outlet};
 use super::terminal::{line, progress};
+use crate::broker::{Letterhead, Outlet};
 use crate::config::Config;
 
 /// Events that are read before it is their turn; as each may be large, no more than keep the publishing going.

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use futures_util::future::{OptionFuture, join};
 use tokio_util::sync::CancellationToken;
 
 use super::CliError;
@@ -12,6 +13,7 @@ use crate::config::{Config, Environment, reload};
 use crate::domain::integrator::Directory;
 use crate::egress::Egress;
 use crate::lifecycle::{Request, Signals};
+use crate::outcomes::Sender;
 use crate::store::Writer;
 use crate::supervisor::{State, Supervisor};
 use crate::telemetry::{Fact, Telemetry};
@@ -34,6 +36,7 @@ impl Run {
         let listener = admin::bind(config.admin.listen).await.map_err(|e| CliError::Failed(e.to_string()))?;
         let telemetry = Telemetry::new(&config);
         let (log, telemetry) = delivery_log(&config, telemetry)?;
+        let (outcomes, telemetry) = outcomes(&config, telemetry)?;
         telemetry.configured(&directory);
         telemetry.record(&Fact::Started { integrators: directory.len(), endpoints: directory.all().count() });
         let address = listener.local_addr().ok();
@@ -64,9 +67,8 @@ impl Run {
             () = worker.stop(config.worker.stop_timeout) => {}
             () = second(&mut signals) => return Err(CliError::Failed("stopped at once by a second signal".to_owned())),
         }
-        if let Some(log) = log {
-            log.stop().await;
-        }
+        // Both at one time: each has some seconds for what is left.
+        join(OptionFuture::from(log.map(Writer::stop)), OptionFuture::from(outcomes.map(Sender::stop))).await;
         ended.cancel();
         let _ = admin.await;
         if broken {
@@ -101,6 +103,15 @@ fn delivery_log(config: &Config, telemetry: Telemetry) -> Result<(Option<Writer>
     let started = Writer::start(&config.delivery_log, worker_name(), &telemetry);
     match started.map_err(|error| CliError::Failed(format!("no thread for the delivery log: {error}")))? {
         Some((journal, writer)) => Ok((Some(writer), telemetry.observed_by(journal))),
+        None => Ok((None, telemetry)),
+    }
+}
+
+/// The sender of outcomes, where they are on, and telemetry that it sees.
+fn outcomes(config: &Config, telemetry: Telemetry) -> Result<(Option<Sender>, Telemetry), CliError> {
+    let started = Sender::start(config, &telemetry);
+    match started.map_err(|error| CliError::Failed(format!("no thread for outcomes: {error}")))? {
+        Some((outbox, sender)) => Ok((Some(sender), telemetry.observed_by(outbox))),
         None => Ok((None, telemetry)),
     }
 }

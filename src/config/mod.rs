@@ -26,6 +26,7 @@ mod integrators;
 mod kinds;
 pub mod locate;
 mod operations;
+mod outcomes;
 mod problems;
 mod proxy;
 mod reading;
@@ -45,6 +46,7 @@ pub use delivery_log::{Database, DeliveryLog};
 pub use egress::{Egress, OwnAddress, Ports};
 pub use environment::Environment;
 pub use operations::{Admin, ApiToken, Log, LogFormat};
+pub use outcomes::Outcomes;
 pub use problems::Problems;
 pub use proxy::Proxy;
 pub use source::Source;
@@ -70,6 +72,8 @@ pub struct Config {
     pub egress: Egress,
     /// Section `[delivery_log]`.
     pub delivery_log: DeliveryLog,
+    /// Section `[outcomes]`.
+    pub outcomes: Outcomes,
     /// Section `[admin]`.
     pub admin: Admin,
     /// Key `file` of section `[integrators]`, made relative to the configuration file's folder.
@@ -174,6 +178,10 @@ fn read_config(reading: &Reading<'_>, table: Table) -> (Option<Config>, Option<I
         let delivery = root.section("delivery", |section| delivery::read(section, &DeliveryPolicy::default()));
         let mut egress = root.section("egress", egress::read);
         let delivery_log = root.section("delivery_log", delivery_log::read);
+        let outcomes = root.section("outcomes", outcomes::read);
+        if let Some(broker) = &broker {
+            outcomes::refuse_shared_exchange(reading, &outcomes, &broker.names, &sources);
+        }
         let admin = root.section("admin", operations::read_admin);
         egress.own = own_addresses(broker.as_ref(), &admin, egress.proxy.as_ref());
         egress.own.extend(delivery_log.database.as_ref().and_then(Database::address));
@@ -193,7 +201,21 @@ fn read_config(reading: &Reading<'_>, table: Table) -> (Option<Config>, Option<I
         });
         let config = broker.zip(ladder).map(|(broker, ladder)| {
             let ladder = Arc::new(ladder);
-            Config { broker, sources, ladder, worker, dead, delivery, egress, delivery_log, admin, integrators_file, secrets_dir, log }
+            Config {
+                broker,
+                sources,
+                ladder,
+                worker,
+                dead,
+                delivery,
+                egress,
+                delivery_log,
+                outcomes,
+                admin,
+                integrators_file,
+                secrets_dir,
+                log,
+            }
         });
         (config, integrators)
     })
@@ -273,6 +295,8 @@ mod tests {
         assert!(shown.delivery_log.hash_secret.is_some());
         assert!(format!("{:?}", shown.delivery_log.database).ends_with("deploy/callbackd.db)"), "{:?}", shown.delivery_log.database);
         defaults.delivery_log.database.clone_from(&shown.delivery_log.database);
+        assert_eq!((defaults.outcomes.exchange.take(), shown.outcomes.exchange.as_deref()), (None, Some("callbacks.outcomes")));
+        defaults.outcomes.exchange.clone_from(&shown.outcomes.exchange);
         defaults.secrets_dir.clone_from(&shown.secrets_dir);
         assert_eq!(shown.secrets_dir, Some(example("secrets/integrators")));
         assert_eq!(shown.admin.tokens.len(), 1);

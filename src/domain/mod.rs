@@ -16,6 +16,7 @@ pub mod integrator;
 pub mod ladder;
 pub mod lane;
 pub mod names;
+pub mod outcome;
 pub mod pace;
 pub mod park;
 pub mod policy;

@@ -234,6 +234,8 @@ pub enum Fact<'a> {
         reason: DeadReason,
         /// Attempts made.
         attempts: u32,
+        /// The status of the latest answer; `None` where there was none.
+        status: Option<u16>,
     },
     /// A message is no delivery and is among the rejected (confirmed).
     Rejected {
@@ -276,6 +278,31 @@ pub enum Fact<'a> {
     DeliveryLogTrimmed {
         /// How many.
         entries: u64,
+    },
+    /// What became of events can be told to upstream: for the first time, or again.
+    OutcomesReady {
+        /// Where.
+        exchange: &'a str,
+    },
+    /// It cannot be told; it is tried again. Told once, until it can. Deliveries go on without it.
+    OutcomesFailed {
+        /// Why, without the broker's URL.
+        error: &'a str,
+        /// The pause before the next try.
+        retry_in: Duration,
+    },
+    /// So much waits to be told that what comes now is left out. Told once, until something is published again.
+    OutcomesFull,
+    /// The broker has refused an outcome, as a full queue that listens does; it is not tried again, as other queues may have it. Told once,
+    /// until one is published again.
+    OutcomesRefused {
+        /// Why.
+        error: &'a str,
+    },
+    /// So many outcomes were left out since the last time.
+    OutcomesDropped {
+        /// How many.
+        outcomes: u64,
     },
     /// A new version of the integrators is in force.
     Reloaded {

@@ -5,6 +5,7 @@
 
 mod circuits;
 mod delivery_log;
+mod outcomes;
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -53,6 +54,11 @@ pub(super) fn write(fact: &Fact<'_>) {
         | Fact::DeliveryLogWritten { .. }
         | Fact::DeliveryLogNotTrimmed { .. }
         | Fact::DeliveryLogTrimmed { .. } => delivery_log::write(fact),
+        Fact::OutcomesReady { .. }
+        | Fact::OutcomesFailed { .. }
+        | Fact::OutcomesFull
+        | Fact::OutcomesRefused { .. }
+        | Fact::OutcomesDropped { .. } => outcomes::write(fact),
         Fact::BrokerConnected { .. }
         | Fact::BrokerLost { .. }
         | Fact::BrokerBlocked { .. }
@@ -150,7 +156,7 @@ fn event(fact: &Fact<'_>) {
             reason = reason.as_str(),
             "skipped"
         ),
-        Fact::DeadLettered { event, endpoint, reason, attempts } => warn!(
+        Fact::DeadLettered { event, endpoint, reason, attempts, .. } => warn!(
             target: "callbackd",
             event_id = &*id(&event),
             integrator = &*integrator(&event),

@@ -120,6 +120,26 @@ impl Telemetry {
         self.metrics.delivery_log.waiting.set(signed(entries));
     }
 
+    /// An outcome was published.
+    pub fn outcome_published(&self) {
+        self.metrics.outcomes.published.inc();
+    }
+
+    /// So many outcomes were left out: too many wait already, or the process ends.
+    pub fn outcomes_dropped(&self, outcomes: u64) {
+        self.metrics.outcomes.dropped.inc_by(outcomes);
+    }
+
+    /// The broker has refused an outcome.
+    pub fn outcome_refused(&self) {
+        self.metrics.outcomes.refused.inc();
+    }
+
+    /// So many outcomes wait to be published.
+    pub fn outcomes_waiting(&self, outcomes: usize) {
+        self.metrics.outcomes.waiting.set(signed(outcomes));
+    }
+
     /// All metrics in Prometheus' text format 0.0.4.
     #[must_use]
     pub fn metrics_text(&self) -> String {

@@ -72,7 +72,7 @@ impl Scene {
     }
 
     fn dead_letter(&self, telemetry: &Telemetry, reason: DeadReason) {
-        telemetry.record(&Fact::DeadLettered { event: self.event(), endpoint: &self.endpoint.id, reason, attempts: 9 });
+        telemetry.record(&Fact::DeadLettered { event: self.event(), endpoint: &self.endpoint.id, reason, attempts: 9, status: None });
     }
 
     fn waits(&self, telemetry: &Telemetry, cause: WaitCause) {

@@ -7,6 +7,7 @@ pub(super) mod deliveries;
 pub(super) mod delivery_log;
 mod endpoints;
 pub(super) mod events;
+pub(super) mod outcomes;
 mod service;
 
 use std::borrow::Borrow;
@@ -26,6 +27,7 @@ use circuits::Circuits;
 use deliveries::Deliveries;
 use delivery_log::DeliveryLog;
 use events::Events;
+use outcomes::Outcomes;
 use service::Service;
 
 /// The link of [`Fact::BrokerConnected`] that publishes; every other link is the queue that it consumes.
@@ -38,6 +40,7 @@ pub(super) struct Metrics {
     pub(super) deliveries: Deliveries,
     pub(super) circuits: Circuits,
     pub(super) delivery_log: DeliveryLog,
+    pub(super) outcomes: Outcomes,
     broker: Broker,
     service: Service,
 }
@@ -51,6 +54,7 @@ impl Default for Metrics {
             deliveries: Deliveries::new(&maker),
             circuits: Circuits::new(&maker),
             delivery_log: DeliveryLog::new(&maker),
+            outcomes: Outcomes::new(&maker),
             broker: Broker::new(&maker),
             service: Service::new(&maker),
             registry: maker.registry,
@@ -108,6 +112,12 @@ impl Metrics {
             | Fact::PublishFailed { .. }
             | Fact::StaleAcks { .. } => self.broker.count(fact),
             Fact::Started { .. } | Fact::Reloaded { .. } | Fact::ReloadRefused { .. } | Fact::ApiRefused { .. } => self.service.count(fact),
+            // What they say is counted one by one, where it happens.
+            Fact::OutcomesReady { .. }
+            | Fact::OutcomesFailed { .. }
+            | Fact::OutcomesFull
+            | Fact::OutcomesRefused { .. }
+            | Fact::OutcomesDropped { .. } => {}
             Fact::Audited { .. } | Fact::TopologyReady { .. } | Fact::Stopping { .. } | Fact::Stopped { .. } => {}
         }
     }
