@@ -15,9 +15,9 @@
 //!    acknowledged.
 //!
 //! Around it: [`config`] (raw text in, valid types out), [`telemetry`] (facts in, log lines and metrics out), [`store`] (the delivery
-//! log: facts in, an event's story out), [`outcomes`] (facts in, messages to upstream out), [`admin`] (probes and metrics over HTTP),
-//! [`lifecycle`] (signals), [`supervisor`] (what systemd is told), [`cli`] (the commands). `src/ARCHITECTURE.md` says why things are as
-//! they are.
+//! log: facts in, an event's story out), [`outcomes`] (facts in, messages to upstream out), [`traces`] (facts in, spans to a collector
+//! out), [`admin`] (probes and metrics over HTTP), [`lifecycle`] (signals), [`supervisor`] (what systemd is told), [`cli`] (the
+//! commands). `src/ARCHITECTURE.md` says why things are as they are.
 
 pub mod admin;
 pub mod broker;
@@ -31,4 +31,5 @@ pub mod outcomes;
 pub mod store;
 pub mod supervisor;
 pub mod telemetry;
+pub mod traces;
 pub mod worker;

@@ -275,6 +275,7 @@ fn what_upstream_is_told_is_as_the_brokers_document_describes() {
         attempt: 1,
         replayed_at: None,
         place: Place::ALONE,
+        started_at: NOW,
         request_bytes: 1,
         reply: &reply,
         verdict: &Verdict::Delivered,
@@ -357,7 +358,7 @@ fn dead_letters_and_rejected_events_carry_the_headers_that_the_brokers_document_
         batch_limit: std::num::NonZeroU16::new(5),
         ..least.clone()
     };
-    let named = || EventRef { id: &event.id, integrator: &event.integrator, topic: &event.topic, whole: Some(&event) };
+    let named = || EventRef { id: &event.id, integrator: &event.integrator, topic: &event.topic, whole: Some(&event), receipt: None };
     let too_large = RejectReason::TooLarge { size: 2, limit: 1 };
     let mut given = Vec::new();
     for history in [&least, &most] {

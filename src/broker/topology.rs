@@ -364,6 +364,7 @@ mod tests {
             egress: Egress::default(),
             delivery_log: crate::config::DeliveryLog::off(),
             outcomes: crate::config::Outcomes::off(),
+            traces: crate::config::Traces::off(),
             admin: Admin { listen: "127.0.0.1:9464".parse().unwrap(), api: false, tokens: Vec::new() },
             integrators_file: "integrators.toml".into(),
             secrets_dir: None,

@@ -3,7 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
-use futures_util::future::{OptionFuture, join};
+use futures_util::future::{OptionFuture, join3};
 use tokio_util::sync::CancellationToken;
 
 use super::CliError;
@@ -17,6 +17,7 @@ use crate::outcomes::Sender;
 use crate::store::Writer;
 use crate::supervisor::{State, Supervisor};
 use crate::telemetry::{Fact, Telemetry};
+use crate::traces::Exporter;
 use crate::worker::{Parts, Worker};
 
 /// Consumes events and delivers them until SIGTERM.
@@ -37,6 +38,7 @@ impl Run {
         let telemetry = Telemetry::new(&config);
         let (log, telemetry) = delivery_log(&config, telemetry)?;
         let (outcomes, telemetry) = outcomes(&config, telemetry)?;
+        let (exporter, telemetry) = traces(&config, telemetry)?;
         telemetry.configured(&directory);
         telemetry.record(&Fact::Started { integrators: directory.len(), endpoints: directory.all().count() });
         let address = listener.local_addr().ok();
@@ -67,8 +69,9 @@ impl Run {
             () = worker.stop(config.worker.stop_timeout) => {}
             () = second(&mut signals) => return Err(CliError::Failed("stopped at once by a second signal".to_owned())),
         }
-        // Both at one time: each has some seconds for what is left.
-        join(OptionFuture::from(log.map(Writer::stop)), OptionFuture::from(outcomes.map(Sender::stop))).await;
+        // All at one time: each has some seconds for what is left.
+        let (log, outcomes, exporter) = (log.map(Writer::stop), outcomes.map(Sender::stop), exporter.map(Exporter::stop));
+        join3(OptionFuture::from(log), OptionFuture::from(outcomes), OptionFuture::from(exporter)).await;
         ended.cancel();
         let _ = admin.await;
         if broken {
@@ -116,7 +119,16 @@ fn outcomes(config: &Config, telemetry: Telemetry) -> Result<(Option<Sender>, Te
     }
 }
 
-/// What tells this process from others in the delivery log: the machine (in a container, the container), and the process.
+/// The exporter of spans, where traces are on, and telemetry that it sees.
+fn traces(config: &Config, telemetry: Telemetry) -> Result<(Option<Exporter>, Telemetry), CliError> {
+    let started = Exporter::start(config, &worker_name(), &telemetry);
+    match started.map_err(|error| CliError::Failed(error.to_string()))? {
+        Some((tracer, exporter)) => Ok((Some(exporter), telemetry.observed_by(tracer))),
+        None => Ok((None, telemetry)),
+    }
+}
+
+/// What tells this process from others in the delivery log and in traces: the machine (in a container, the container), and the process.
 fn worker_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}:{}", host.trim(), std::process::id())

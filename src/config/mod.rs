@@ -37,6 +37,7 @@ mod secret;
 mod section;
 mod source;
 mod tls;
+mod traces;
 mod units;
 mod wanted;
 mod worker;
@@ -50,6 +51,7 @@ pub use outcomes::Outcomes;
 pub use problems::Problems;
 pub use proxy::Proxy;
 pub use source::Source;
+pub use traces::{Collector, Traces};
 pub use units::parse_duration;
 pub use worker::{Dead, Worker};
 
@@ -74,6 +76,8 @@ pub struct Config {
     pub delivery_log: DeliveryLog,
     /// Section `[outcomes]`.
     pub outcomes: Outcomes,
+    /// Section `[traces]`.
+    pub traces: Traces,
     /// Section `[admin]`.
     pub admin: Admin,
     /// Key `file` of section `[integrators]`, made relative to the configuration file's folder.
@@ -182,9 +186,11 @@ fn read_config(reading: &Reading<'_>, table: Table) -> (Option<Config>, Option<I
         if let Some(broker) = &broker {
             outcomes::refuse_shared_exchange(reading, &outcomes, &broker.names, &sources);
         }
+        let traces = root.section("traces", traces::read);
         let admin = root.section("admin", operations::read_admin);
         egress.own = own_addresses(broker.as_ref(), &admin, egress.proxy.as_ref());
         egress.own.extend(delivery_log.database.as_ref().and_then(Database::address));
+        egress.own.extend(traces.endpoint.as_ref().and_then(Collector::address));
         let log = root.section("log", operations::read_log);
         let before = reading.problem_count();
         let (integrators_file, secrets_dir) = root.section("integrators", |section| {
@@ -211,6 +217,7 @@ fn read_config(reading: &Reading<'_>, table: Table) -> (Option<Config>, Option<I
                 egress,
                 delivery_log,
                 outcomes,
+                traces,
                 admin,
                 integrators_file,
                 secrets_dir,
@@ -297,6 +304,9 @@ mod tests {
         defaults.delivery_log.database.clone_from(&shown.delivery_log.database);
         assert_eq!((defaults.outcomes.exchange.take(), shown.outcomes.exchange.as_deref()), (None, Some("callbacks.outcomes")));
         defaults.outcomes.exchange.clone_from(&shown.outcomes.exchange);
+        assert_eq!(format!("{:?}", shown.traces.endpoint), "Some(http://127.0.0.1:4318)");
+        defaults.traces.endpoint.clone_from(&shown.traces.endpoint);
+        defaults.egress.own.extend(shown.traces.endpoint.as_ref().and_then(Collector::address));
         defaults.secrets_dir.clone_from(&shown.secrets_dir);
         assert_eq!(shown.secrets_dir, Some(example("secrets/integrators")));
         assert_eq!(shown.admin.tokens.len(), 1);

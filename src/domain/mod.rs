@@ -29,4 +29,5 @@ pub mod service;
 pub mod sign;
 pub mod time;
 pub mod tls;
+pub mod trace;
 mod turns;

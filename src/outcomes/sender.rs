@@ -105,10 +105,7 @@ impl Sending {
             () = self.keep_up() => {}
             () = late => {}
         }
-        let lost = self.outbox.give_up();
-        if lost > 0 {
-            self.telemetry.record(&Fact::OutcomesDropped { outcomes: lost });
-        }
+        self.outbox.give_up();
     }
 
     async fn keep_up(&self) {
@@ -117,7 +114,7 @@ impl Sending {
             let since = Instant::now();
             let Err(error) = self.connect_and_send(&mut is_first).await else { return };
             if self.stop.is_cancelled() {
-                if self.outbox.is_empty() {
+                if self.outbox.backlog().is_empty() {
                     return;
                 }
                 sleep(LAST_PAUSE).await;
@@ -148,27 +145,27 @@ impl Sending {
             self.tell_ready();
         }
         loop {
-            if self.stop.run_until_cancelled(self.outbox.arrived()).await.is_some() {
+            if self.stop.run_until_cancelled(self.outbox.backlog().arrived()).await.is_some() {
                 let _ = self.stop.run_until_cancelled(sleep(GATHER)).await;
             }
             // Each to its own end, so that none is lost that has been taken.
             let ends = join_all((0..CHANNELS).map(|_| self.send_what_waits(outlet))).await;
             ends.into_iter().collect::<Result<(), Fault>>()?;
-            if self.stop.is_cancelled() && self.outbox.is_empty() {
+            if self.stop.is_cancelled() && self.outbox.backlog().is_empty() {
                 return Ok(());
             }
         }
     }
 
     async fn send_what_waits(&self, outlet: &Outlet) -> Result<(), Fault> {
-        while let Some(outcome) = self.outbox.take() {
+        while let Some(outcome) = self.outbox.backlog().take(1).pop() {
             let Message { routing_key, properties, body } = outcome.message();
             let head = Letterhead { exchange: &self.exchange, routing_key: &routing_key, properties };
             match outlet.announce(head, &body).await {
-                Ok(()) => self.published(&outcome),
-                Err(error) if error.is_permanent() || matches!(error, NotPublished::Refused) => self.refused(&outcome, &error),
+                Ok(()) => self.published(outcome),
+                Err(error) if error.is_permanent() || matches!(error, NotPublished::Refused) => self.refused(outcome, &error),
                 Err(error) => {
-                    self.outbox.put_back(outcome);
+                    self.outbox.backlog().put_back(vec![outcome]);
                     return Err(format!("publishing to {}: {error}", self.exchange));
                 }
             }
@@ -176,29 +173,22 @@ impl Sending {
         Ok(())
     }
 
-    fn published(&self, outcome: &Outcome) {
+    fn published(&self, outcome: Box<Outcome>) {
         self.telemetry.outcome_published();
         self.refusing.set(false);
         if self.failing.replace(false) {
             self.tell_ready();
         }
-        self.release(outcome);
+        self.outbox.release(outcome);
     }
 
     /// Tried again, it would come twice into those queues that did take it.
-    fn refused(&self, outcome: &Outcome, error: &NotPublished) {
+    fn refused(&self, outcome: Box<Outcome>, error: &NotPublished) {
         self.telemetry.outcome_refused();
         if !self.refusing.replace(true) {
             self.telemetry.record(&Fact::OutcomesRefused { error: &error.to_string() });
         }
-        self.release(outcome);
-    }
-
-    fn release(&self, outcome: &Outcome) {
-        let dropped = self.outbox.released(outcome);
-        if dropped > 0 {
-            self.telemetry.record(&Fact::OutcomesDropped { outcomes: dropped });
-        }
+        self.outbox.release(outcome);
     }
 
     fn tell_ready(&self) {

@@ -15,6 +15,7 @@ use crate::domain::integrator::{Endpoint, EndpointUrl, SkipReason};
 use crate::domain::names::{EndpointId, EventId, IntegratorKey, SourceName, Topic};
 use crate::domain::reply::Reply;
 use crate::domain::time::Timestamp;
+use crate::domain::trace::SpanId;
 
 /// Something that happened.
 #[derive(Debug)]
@@ -162,6 +163,8 @@ pub enum Fact<'a> {
         replayed_at: Option<Timestamp>,
         /// Its place in the request.
         place: Place,
+        /// When the request began.
+        started_at: Timestamp,
         /// Bytes sent as the body.
         request_bytes: usize,
         /// What the endpoint did.
@@ -304,6 +307,30 @@ pub enum Fact<'a> {
         /// How many.
         outcomes: u64,
     },
+    /// Spans can be sent again.
+    TracesReady {
+        /// Where to: scheme, host and port.
+        collector: &'a str,
+    },
+    /// Spans cannot be sent; it is tried again. Told once, until they can. Deliveries go on without it.
+    TracesFailed {
+        /// Where to and why, without path and query.
+        error: &'a str,
+        /// The pause before the next try.
+        retry_in: Duration,
+    },
+    /// So many spans wait to be sent that those that come now are left out. Told once, until there is room again.
+    TracesFull,
+    /// The collector has refused spans, for good. Told once, until it takes some.
+    TracesRefused {
+        /// Where and why.
+        error: &'a str,
+    },
+    /// So many spans were left out since the last time.
+    TracesDropped {
+        /// How many.
+        spans: u64,
+    },
     /// A new version of the integrators is in force.
     Reloaded {
         /// Integrators.
@@ -355,12 +382,33 @@ pub struct EventRef<'a> {
     pub topic: &'a Topic,
     /// The event itself, where it is in hand. Prints without its payload.
     pub whole: Option<&'a Event>,
+    /// How it came in, where its message is in hand.
+    pub receipt: Option<Receipt>,
+}
+
+/// How a message came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    /// When it did.
+    pub at: Timestamp,
+    /// When its event first did: the same time, unless this is a retry.
+    pub first_at: Timestamp,
+    /// It came from the queue of retries that are due.
+    pub due: bool,
+    /// Stands for this receipt in a trace.
+    pub span: SpanId,
 }
 
 impl<'a> EventRef<'a> {
     /// An event in hand.
     #[must_use]
     pub const fn of(event: &'a Event) -> Self {
-        Self { id: &event.id, integrator: &event.integrator, topic: &event.topic, whole: Some(event) }
+        Self { id: &event.id, integrator: &event.integrator, topic: &event.topic, whole: Some(event), receipt: None }
+    }
+
+    /// The same, and how it came in.
+    #[must_use]
+    pub const fn received(event: &'a Event, receipt: Receipt) -> Self {
+        Self { receipt: Some(receipt), ..Self::of(event) }
     }
 }

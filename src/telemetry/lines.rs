@@ -6,6 +6,7 @@
 mod circuits;
 mod delivery_log;
 mod outcomes;
+mod traces;
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -59,6 +60,11 @@ pub(super) fn write(fact: &Fact<'_>) {
         | Fact::OutcomesFull
         | Fact::OutcomesRefused { .. }
         | Fact::OutcomesDropped { .. } => outcomes::write(fact),
+        Fact::TracesReady { .. }
+        | Fact::TracesFailed { .. }
+        | Fact::TracesFull
+        | Fact::TracesRefused { .. }
+        | Fact::TracesDropped { .. } => traces::write(fact),
         Fact::BrokerConnected { .. }
         | Fact::BrokerLost { .. }
         | Fact::BrokerBlocked { .. }

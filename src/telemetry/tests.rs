@@ -53,7 +53,7 @@ impl Scene {
     }
 
     fn event(&self) -> EventRef<'_> {
-        EventRef { id: &self.id, integrator: &self.integrator, topic: &self.topic, whole: None }
+        EventRef { id: &self.id, integrator: &self.integrator, topic: &self.topic, whole: None, receipt: None }
     }
 
     fn attempt(&self, telemetry: &Telemetry, outcome: Outcome, verdict: Verdict) {
@@ -64,6 +64,7 @@ impl Scene {
             attempt: 2,
             replayed_at: None,
             place: Place::ALONE,
+            started_at: Timestamp::from_millis(0),
             request_bytes: 321,
             reply: &Reply { outcome, took: Duration::from_millis(42) },
             verdict: &verdict,

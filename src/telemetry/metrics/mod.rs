@@ -9,6 +9,7 @@ mod endpoints;
 pub(super) mod events;
 pub(super) mod outcomes;
 mod service;
+pub(super) mod traces;
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -29,6 +30,7 @@ use delivery_log::DeliveryLog;
 use events::Events;
 use outcomes::Outcomes;
 use service::Service;
+use traces::Traces;
 
 /// The link of [`Fact::BrokerConnected`] that publishes; every other link is the queue that it consumes.
 const PUBLISH_LINK: &str = "publish";
@@ -41,6 +43,7 @@ pub(super) struct Metrics {
     pub(super) circuits: Circuits,
     pub(super) delivery_log: DeliveryLog,
     pub(super) outcomes: Outcomes,
+    pub(super) traces: Traces,
     broker: Broker,
     service: Service,
 }
@@ -55,6 +58,7 @@ impl Default for Metrics {
             circuits: Circuits::new(&maker),
             delivery_log: DeliveryLog::new(&maker),
             outcomes: Outcomes::new(&maker),
+            traces: Traces::new(&maker),
             broker: Broker::new(&maker),
             service: Service::new(&maker),
             registry: maker.registry,
@@ -117,7 +121,12 @@ impl Metrics {
             | Fact::OutcomesFailed { .. }
             | Fact::OutcomesFull
             | Fact::OutcomesRefused { .. }
-            | Fact::OutcomesDropped { .. } => {}
+            | Fact::OutcomesDropped { .. }
+            | Fact::TracesReady { .. }
+            | Fact::TracesFailed { .. }
+            | Fact::TracesFull
+            | Fact::TracesRefused { .. }
+            | Fact::TracesDropped { .. } => {}
             Fact::Audited { .. } | Fact::TopologyReady { .. } | Fact::Stopping { .. } | Fact::Stopped { .. } => {}
         }
     }
