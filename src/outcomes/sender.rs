@@ -21,9 +21,6 @@ use crate::telemetry::{Fact, Telemetry};
 /// What the connection is called in the broker's lists.
 const LINK: &str = "outcomes";
 
-/// Channels that publish, one outcome in flight on each.
-const CHANNELS: usize = 4;
-
 /// How long outcomes gather before they are published: the thread is woken so many times a second at most.
 const GATHER: Duration = Duration::from_millis(20);
 
@@ -149,7 +146,7 @@ impl Sending {
                 let _ = self.stop.run_until_cancelled(sleep(GATHER)).await;
             }
             // Each to its own end, so that none is lost that has been taken.
-            let ends = join_all((0..CHANNELS).map(|_| self.send_what_waits(outlet))).await;
+            let ends = join_all((0..self.broker.publish_channels.max(1)).map(|_| self.send_what_waits(outlet))).await;
             ends.into_iter().collect::<Result<(), Fault>>()?;
             if self.stop.is_cancelled() && self.outbox.backlog().is_empty() {
                 return Ok(());

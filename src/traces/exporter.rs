@@ -86,7 +86,7 @@ impl Exporter {
     /// Sends what waits and ends; what the collector does not take within [`STOP_LIMIT`] is lost, and counted.
     pub async fn stop(self) {
         self.stop.cancel();
-        let _ = timeout(2 * STOP_LIMIT, self.ended).await;
+        let _ = timeout(STOP_LIMIT + GATHER, self.ended).await;
     }
 }
 
