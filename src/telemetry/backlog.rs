@@ -165,7 +165,7 @@ mod tests {
     #[tokio::test]
     async fn what_is_put_back_is_the_oldest_again() {
         let backlog = Backlog::new(100);
-        [1, 2, 3].into_iter().for_each(|item| drop(backlog.push(item)));
+        assert_eq!([1, 2, 3].map(|item| backlog.push(item)), [1, 2, 3].map(Pushed::Waits));
         let taken = backlog.take(2);
         backlog.put_back(taken);
         backlog.arrived().await;
