@@ -222,6 +222,35 @@ async fn without_a_parent_an_event_has_a_trace_of_its_own_and_an_unsampled_one_h
 }
 
 #[tokio::test]
+async fn another_worker_goes_on_in_the_same_trace() {
+    let (receiver, collector) = (Receiver::start(), Receiver::start());
+    receiver.on_path("/", [503, 503, 200]);
+    let acme = integrator("acme", &[endpoint("main", &receiver.url("/"), "")]);
+    let to = to(&collector);
+    let environment = [("CALLBACKD__TRACES__ENDPOINT", to.as_str()), ("CALLBACKD__DELIVERY__RETRY__INITIAL", "2s")];
+    let mut scene = Scene::start_with(&acme, &environment).await;
+    scene.publish(&event("without a parent")).await;
+    publish(&scene, &event("with one"), &format!("00-{TRACE}-{PARENT}-01")).await;
+    exported(&collector, 6).await;
+    scene.worker.sigkill();
+    scene.worker.start_again();
+    scene.worker.wait_ready().await;
+
+    let all = exported(&collector, 12).await;
+    let mut traces: BTreeMap<String, BTreeSet<&str>> = BTreeMap::new();
+    all.iter().for_each(|span| {
+        traces.entry(hex(&span.trace_id)).or_default().insert(&span.name);
+    });
+    assert!(traces.len() == 2 && traces.contains_key(TRACE), "{traces:?}");
+    let whole = BTreeSet::from(["process callbacks.compliance", "POST", "wait", "process callbacks.compliance.due", "deliver"]);
+    assert!(traces.values().all(|names| *names == whole), "{traces:?}");
+    for span in &all {
+        let is_known = span.parent_span_id.is_empty() || hex(&span.parent_span_id) == PARENT;
+        assert!(is_known || all.iter().any(|parent| parent.span_id == span.parent_span_id), "{span:?} has no parent");
+    }
+}
+
+#[tokio::test]
 async fn events_that_share_a_request_have_a_span_each_in_their_own_traces() {
     let (receiver, collector) = (Receiver::start(), Receiver::start());
     let batches = "format = \"topic\"\nbatch = { max_events = 2, max_wait = \"10s\" }";
