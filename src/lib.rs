@@ -15,10 +15,10 @@
 //!    acknowledged.
 //!
 //! Around it: [`config`] (raw text in, valid types out), [`telemetry`] (facts in, log lines and metrics out), [`store`] (the delivery log:
-//! facts in, an event's story out), [`letters`] (what waits for an operator, and the jobs that replay or discard it), [`holds`] (endpoints that
-//! operators have paused), [`admin`] (probes, metrics, API and console over HTTP, on a thread of its own), [`live`] (what happens right now),
-//! [`lifecycle`] (signals), [`pulse`] and [`supervisor`] (whether it lives, and what systemd is told), [`cli`] (the commands).
-//! `src/ARCHITECTURE.md` says why things are as they are.
+//! facts in, an event's story out), [`outcomes`] (facts in, messages to upstream out), [`traces`] (facts in, spans to a collector out),
+//! [`letters`] (what waits for an operator, and the jobs that replay or discard it), [`holds`] (endpoints that operators have paused), [`admin`]
+//! (probes, metrics, API and console over HTTP, on a thread of its own), [`live`] (what happens right now), [`lifecycle`] (signals), [`pulse`] and
+//! [`supervisor`] (whether it lives, and what systemd is told), [`cli`] (the commands). `src/ARCHITECTURE.md` says why things are as they are.
 
 pub mod admin;
 pub mod broker;
@@ -31,8 +31,10 @@ pub mod holds;
 pub mod letters;
 pub mod lifecycle;
 pub mod live;
+pub mod outcomes;
 pub mod pulse;
 pub mod store;
 pub mod supervisor;
 pub mod telemetry;
+pub mod traces;
 pub mod worker;

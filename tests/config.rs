@@ -264,13 +264,15 @@ name = "b"
 exchange = "b.events"
 queue = "c.wait.1s"
 "#;
+    let outcomes = ("CALLBACKD__OUTCOMES__EXCHANGE", "b.events");
     assert_eq!(
-        Folder::new().config(text, &[]).unwrap_err(),
+        Folder::new().config(text, &[outcomes]).unwrap_err(),
         [
             r#"callbackd.toml: source["a"].queue: the queue "c.due" is also that of broker.names.dead"#,
             r#"callbackd.toml: source["b"].queue: the queue "c.wait.1s" is also that of source["a"].queue"#,
             r#"callbackd.toml: broker.names.route: the exchange "x" is also that of source["a"].exchange"#,
             r#"callbackd.toml: broker.names.publish: the exchange "x" is also that of broker.names.route"#,
+            r#"CALLBACKD__OUTCOMES__EXCHANGE: outcomes.exchange: the exchange "b.events" is also that of source["b"].exchange"#,
         ]
     );
 }

@@ -88,9 +88,10 @@ impl Log {
         let url = EndpointUrl::parse("https://acme.example/", false).unwrap();
         let endpoint = Endpoint::new(integrator.clone(), EndpointId::try_new(endpoint).unwrap(), url);
         self.journal.see(&Fact::Attempted {
-            event: EventRef { id: &id, integrator: &integrator, topic: &topic, whole: None },
+            event: EventRef { id: &id, integrator: &integrator, topic: &topic, whole: None, receipt: None },
             endpoint: &endpoint,
             webhook_id: "msg_1",
+            started_at: Timestamp::from_millis(0),
             attempt: 1,
             replayed_at: None,
             place: Place::ALONE,

@@ -62,7 +62,8 @@ impl Premises {
 
     fn file(&self, role: &str) -> String {
         let text = short_waits(&self.vhost).replace(&self.vhost.url(), &self.url(role));
-        text.replacen("[broker]\n", "[broker]\ndeclare = false\n", 1)
+        let text = text.replacen("[broker]\n", "[broker]\ndeclare = false\n", 1);
+        format!("{text}\n[outcomes]\nexchange = \"callbacks.outcomes\"\n")
     }
 
     async fn connection(&self, role: &str) -> Connection {
@@ -133,6 +134,8 @@ async fn a_worker_with_the_least_rights_delivers_retries_buries_and_rejects_and_
     let seen = receiver.wait_for_at("/down", 3, SOON).await;
     assert!(seen.iter().all(|one| one.webhook_id() == seen[0].webhook_id()));
     all.wait_ready(DEAD, 0, SOON).await;
+    // Delivered to one endpoint and the other, dead there, and no event at all.
+    worker.wait_for_metric("callbackd_outcomes_total", &[("result", "published")], 4.0, SOON).await;
     eventually("the replay is settled", SOON, async || all.depth("callbacks.compliance.due").await == (0, 1)).await;
     worker.sigterm();
     worker.wait_exit(SOON).await;
@@ -152,11 +155,13 @@ async fn each_user_is_refused_what_is_not_its_business() {
     }
     for (role, exchange, may) in [
         ("worker", "callbacks.publish", true),
+        ("worker", "callbacks.outcomes", true),
         ("worker", "callbacks.route", false),
         ("worker", "compliance.events", false),
         ("worker", "", false),
         ("operator", "callbacks.publish", true),
         ("operator", "ident.events", false),
+        ("operator", "callbacks.outcomes", false),
         ("publisher", "compliance.events", true),
         ("publisher", "callbacks.publish", false),
     ] {

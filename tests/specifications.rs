@@ -5,20 +5,25 @@
 
 use std::collections::BTreeMap;
 use std::path::{Path, PathBuf};
+use std::time::Duration;
 
 use callbackd::broker::headers::{self, Original, Trust};
 use callbackd::cli::event_file::{EventFile, EventFiles};
+use callbackd::domain::circuit::TripCause;
 use callbackd::domain::dead::{DeadReason, RejectReason};
+use callbackd::domain::decide::Verdict;
 use callbackd::domain::decode::decode;
 use callbackd::domain::event::Event;
 use callbackd::domain::format::{Format, Rendering, render};
 use callbackd::domain::history::History;
 use callbackd::domain::integrator::{Endpoint, EndpointUrl};
 use callbackd::domain::names::{EndpointId, IntegratorKey, SourceName};
+use callbackd::domain::reply::{Outcome as ReplyOutcome, Reply};
 use callbackd::domain::request::{Attempt, compose};
 use callbackd::domain::sign::SigningSecret;
 use callbackd::domain::time::Timestamp;
-use callbackd::telemetry::EventRef;
+use callbackd::outcomes::Outcome;
+use callbackd::telemetry::{EventRef, Fact, Place, ResumeCause};
 use lapin::BasicProperties;
 use lapin::types::{AMQPValue, FieldTable};
 use serde_json::{Map, Value, json};
@@ -257,6 +262,69 @@ fn what_the_brokers_document_takes_for_an_event_is_one_and_the_other_way_round()
     assert_eq!((taken, given.len()), (10, 19));
 }
 
+#[test]
+fn what_upstream_is_told_is_as_the_brokers_document_describes() {
+    let event = decoded(&events()["customer-accepted"]);
+    let (endpoint, source) = (endpoint(Format::Classic), SourceName::try_new("compliance").unwrap());
+    let named = EventRef::of(&event);
+    let reply = Reply { outcome: ReplyOutcome::Answered { status: 200, retry_after: None }, took: Duration::ZERO };
+    let delivered = Fact::Attempted {
+        event: named,
+        endpoint: &endpoint,
+        webhook_id: "msg_1",
+        attempt: 1,
+        replayed_at: None,
+        place: Place::ALONE,
+        started_at: NOW,
+        request_bytes: 1,
+        reply: &reply,
+        verdict: &Verdict::Delivered,
+        latency: None,
+    };
+    let mut facts = vec![delivered];
+    for (reason, status) in DeadReason::ALL.into_iter().zip([Some(503), None, Some(410), None]) {
+        facts.push(Fact::DeadLettered { event: named, endpoint: &endpoint.id, reason, attempts: 3, status });
+    }
+    let reasons = [RejectReason::TooLarge { size: 2, limit: 1 }, RejectReason::HeadersTooLarge, RejectReason::UnknownIntegrator];
+    for reason in &reasons {
+        facts.push(Fact::Rejected { source: &source, event: None, message_id: None, endpoint: None, reason });
+        facts.push(Fact::Rejected { source: &source, event: Some(named), message_id: None, endpoint: None, reason });
+        facts.push(Fact::Rejected { source: &source, event: Some(named), message_id: None, endpoint: Some(&endpoint.id), reason });
+    }
+    let endpoint = &endpoint;
+    for cause in [TripCause::Consecutive, TripCause::FailureRate] {
+        facts.push(Fact::CircuitOpened { endpoint, cause, failures: 10, wait: Duration::ZERO, next_probe_at: NOW });
+    }
+    facts.push(Fact::CircuitClosed { endpoint, open_for: Duration::MAX });
+    facts.push(Fact::EndpointPaused { endpoint, until: NOW });
+    facts.push(Fact::EndpointResumed { endpoint, cause: ResumeCause::ConfigurationChanged });
+    facts.push(Fact::EndpointResumed { endpoint, cause: ResumeCause::TimeOver });
+    let probe = Fact::CircuitOpened { endpoint, cause: TripCause::Probe, failures: 1, wait: Duration::ZERO, next_probe_at: NOW };
+    assert!(Outcome::of(&probe, NOW).is_none(), "a probe that fails is nothing new");
+
+    let message = |fact: &Fact<'_>| {
+        let outcome = Outcome::of(fact, NOW).unwrap();
+        let told = outcome.message();
+        let text = |text: &Option<lapin::types::ShortString>| text.as_ref().map(ToString::to_string);
+        let (properties, kind) = (&told.properties, outcome.kind.as_str());
+        assert!(told.routing_key.starts_with(kind), "{}", told.routing_key);
+        json!({
+            "message": if kind.starts_with("endpoint") { "EndpointOutcome" } else { "EventOutcome" },
+            "headers": {},
+            "properties": {"message_id": text(properties.message_id()), "type": text(properties.kind()), "timestamp": properties.timestamp(), "app_id": text(properties.app_id())},
+            "payload": String::from_utf8(told.body).unwrap(),
+        })
+    };
+    let mut messages: Vec<Value> = facts.iter().map(message).collect();
+    assert_eq!(asyncapi(&messages)["faults"], json!(vec![[(); 0]; messages.len()]));
+    for (from, to) in [("\"reason\":null", "\"reason\":\"whim\""), ("out_", "in_"), ("\"status\":200,", ""), ("delivered", "lost")] {
+        let payload = messages[0]["payload"].as_str().unwrap().replace(from, to);
+        messages.push(json!({"message": "EventOutcome", "headers": {}, "properties": messages[0]["properties"], "payload": payload}));
+    }
+    let faults = asyncapi(&messages[messages.len() - 4..])["faults"].clone();
+    assert!(faults.as_array().unwrap().iter().all(|faults| !faults.as_array().unwrap().is_empty()), "{faults}");
+}
+
 /// Headers as a judge reads them: numbers and texts.
 fn plain(properties: &BasicProperties) -> Map<String, Value> {
     let value = |value: &AMQPValue| match value {
@@ -290,7 +358,7 @@ fn dead_letters_and_rejected_events_carry_the_headers_that_the_brokers_document_
         batch_limit: std::num::NonZeroU16::new(5),
         ..least.clone()
     };
-    let named = || EventRef { id: &event.id, integrator: &event.integrator, topic: &event.topic, whole: Some(&event) };
+    let named = || EventRef { id: &event.id, integrator: &event.integrator, topic: &event.topic, whole: Some(&event), receipt: None };
     let too_large = RejectReason::TooLarge { size: 2, limit: 1 };
     let mut given = Vec::new();
     for history in [&least, &most] {

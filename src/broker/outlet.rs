@@ -1,14 +1,14 @@
-//! Publishing for an operator: to any exchange, with proof, and with a failure where the worker would try again.
+//! Publishing to any exchange, once, with proof, and with a failure where the publisher of copies would try again.
 
 use std::sync::{Mutex, PoisonError};
 use std::time::Duration;
 
-use lapin::options::ConfirmSelectOptions;
 use lapin::{BasicProperties, Channel, Connection};
 
 use super::connection::{BrokerError, connect, short};
 use super::publisher::NotPublished;
 use super::verdict::{self, Address, Confirmed};
+use super::write_path::confirming_channel;
 use crate::config::Broker;
 
 /// A connection with channels that carry one message in flight each: only then is a confirm sure to be that of its
@@ -36,12 +36,27 @@ impl Outlet {
         Ok(Self { connection, idle: Mutex::default(), limit: broker.timeout })
     }
 
+    /// The connection, for what else is done on it.
+    pub(crate) const fn connection(&self) -> &Connection {
+        &self.connection
+    }
+
     /// Publishes once, persistent and mandatory. As many at one time as the caller likes: each takes a channel.
     ///
     /// # Errors
     /// [`NotPublished`] is never proof that the message is not there, unless it was returned.
     pub(crate) async fn publish(&self, head: Letterhead<'_>, body: &[u8]) -> Result<Confirmed, NotPublished> {
-        tokio::time::timeout(self.limit, self.publish_once(head, body)).await.unwrap_or(Err(NotPublished::TimedOut(self.limit)))
+        let publish = async |channel: &Channel, to, properties| verdict::publish(channel, to, properties, body).await;
+        self.within_limit(self.on_a_channel(head, publish)).await
+    }
+
+    /// The same for whoever listens: that no queue is bound is no failure.
+    ///
+    /// # Errors
+    /// As [`Self::publish`], but never [`NotPublished::Returned`].
+    pub(crate) async fn announce(&self, head: Letterhead<'_>, body: &[u8]) -> Result<(), NotPublished> {
+        let announce = async |channel: &Channel, to, properties| verdict::announce(channel, to, properties, body).await;
+        self.within_limit(self.on_a_channel(head, announce)).await
     }
 
     /// Closes the connection. Everything published has been confirmed or reported before.
@@ -49,14 +64,22 @@ impl Outlet {
         let _ = tokio::time::timeout(self.limit, self.connection.close(200, "done".into())).await;
     }
 
-    async fn publish_once(&self, head: Letterhead<'_>, body: &[u8]) -> Result<Confirmed, NotPublished> {
+    async fn within_limit<T>(&self, once: impl Future<Output = Result<T, NotPublished>>) -> Result<T, NotPublished> {
+        tokio::time::timeout(self.limit, once).await.unwrap_or(Err(NotPublished::TimedOut(self.limit)))
+    }
+
+    async fn on_a_channel<T>(
+        &self,
+        head: Letterhead<'_>,
+        once: impl AsyncFnOnce(&Channel, Address, BasicProperties) -> Result<T, NotPublished>,
+    ) -> Result<T, NotPublished> {
         let exchange = short("the name of the exchange", head.exchange)?;
         let routing_key = short("the routing key", head.routing_key)?;
         let channel = match self.idle_channel() {
             Some(channel) => channel,
-            None => self.confirming_channel().await.map_err(|source| BrokerError::Failed { step: "open a channel", source })?,
+            None => confirming_channel(&self.connection).await.map_err(|source| BrokerError::Failed { step: "open a channel", source })?,
         };
-        let verdict = verdict::publish(&channel, Address { exchange, routing_key }, head.properties, body).await;
+        let verdict = once(&channel, Address { exchange, routing_key }, head.properties).await;
         if verdict::may_be_used_again(&verdict) {
             self.idle.lock().unwrap_or_else(PoisonError::into_inner).push(channel);
         }
@@ -66,11 +89,5 @@ impl Outlet {
     fn idle_channel(&self) -> Option<Channel> {
         let mut idle = self.idle.lock().unwrap_or_else(PoisonError::into_inner);
         std::iter::from_fn(|| idle.pop()).find(|channel| channel.status().connected())
-    }
-
-    async fn confirming_channel(&self) -> lapin::Result<Channel> {
-        let channel = self.connection.create_channel().await?;
-        channel.confirm_select(ConfirmSelectOptions::default()).await?;
-        Ok(channel)
     }
 }

@@ -120,7 +120,14 @@ impl Topology {
         }
         topology.queues.push(Queue::browsed(&names.unroutable, Purpose::Unroutable, &[]));
         topology.bindings.push(Binding::new(&names.unroutable, &names.unroutable, ""));
+        topology.exchanges.extend(outcomes_exchange(config));
         topology
+    }
+
+    /// What outcomes need alone: their exchange, where they are on.
+    #[must_use]
+    pub fn of_outcomes(config: &Config) -> Self {
+        Self { exchanges: outcomes_exchange(config).into_iter().collect(), queues: Vec::new(), bindings: Vec::new() }
     }
 
     fn add_source(&mut self, source: &Source, config: &Config) {
@@ -186,6 +193,12 @@ fn shared_exchanges(config: &Config) -> Vec<Exchange> {
         Exchange { name: names.route.clone(), kind: Kind::Direct, arguments: alternate },
         Exchange { name: names.publish.clone(), kind: Kind::Direct, arguments: Vec::new() },
     ]
+}
+
+/// Whoever wants to know binds a queue of its own to it.
+fn outcomes_exchange(config: &Config) -> Option<Exchange> {
+    let name = config.outcomes.exchange.clone()?;
+    Some(Exchange { name, kind: Kind::Topic, arguments: Vec::new() })
 }
 
 impl Queue {
@@ -350,6 +363,8 @@ mod tests {
             delivery: DeliveryPolicy::default(),
             egress: Egress::default(),
             delivery_log: crate::config::DeliveryLog::off(),
+            outcomes: crate::config::Outcomes::off(),
+            traces: crate::config::Traces::off(),
             admin: Admin {
                 listen: "127.0.0.1:9464".parse().unwrap(),
                 api: false,

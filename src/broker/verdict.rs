@@ -32,20 +32,38 @@ pub struct Address {
 /// [`NotPublished`] is never proof that the message is not there, unless it was returned. See [`may_be_used_again`] for the
 /// channel.
 pub async fn publish(channel: &Channel, to: Address, properties: BasicProperties, body: &[u8]) -> Result<Confirmed, NotPublished> {
+    verdict(send(channel, to, properties, body, true).await?)
+}
+
+/// The same for what is told to whoever listens: that nobody does is as good. Proves nothing of any queue.
+///
+/// # Errors
+/// As [`publish`], but never [`NotPublished::Returned`].
+pub async fn announce(channel: &Channel, to: Address, properties: BasicProperties, body: &[u8]) -> Result<(), NotPublished> {
+    verdict(send(channel, to, properties, body, false).await?).map(drop)
+}
+
+async fn send(
+    channel: &Channel,
+    to: Address,
+    properties: BasicProperties,
+    body: &[u8],
+    mandatory: bool,
+) -> Result<Confirmation, NotPublished> {
     let size = encoded_size(&properties);
     if size > LARGEST_COPY {
         return Err(NotPublished::TooLarge { size });
     }
     let lost = |step| move |source| NotPublished::Lost(BrokerError::Failed { step, source });
-    let options = BasicPublishOptions { mandatory: true, ..BasicPublishOptions::default() };
+    let options = BasicPublishOptions { mandatory, ..BasicPublishOptions::default() };
     let properties = properties.with_delivery_mode(PERSISTENT);
     let confirm = channel.basic_publish(to.exchange, to.routing_key, options, body, properties).await.map_err(lost("publish"))?;
-    verdict(confirm.await.map_err(lost("confirm"))?)
+    confirm.await.map_err(lost("confirm"))
 }
 
 /// Only after a clean verdict: a late confirm of one message must not meet the channel's next.
 #[must_use]
-pub const fn may_be_used_again(verdict: &Result<Confirmed, NotPublished>) -> bool {
+pub const fn may_be_used_again<T>(verdict: &Result<T, NotPublished>) -> bool {
     matches!(verdict, Ok(_) | Err(NotPublished::Returned { .. } | NotPublished::Refused | NotPublished::TooLarge { .. }))
 }
 
@@ -70,6 +88,6 @@ mod tests {
         assert!(matches!(refused, Err(NotPublished::Refused)) && may_be_used_again(&refused));
         let unasked = verdict(Confirmation::NotRequested);
         assert!(matches!(unasked, Err(NotPublished::Unconfirmed)) && !may_be_used_again(&unasked));
-        assert!(!may_be_used_again(&Err(NotPublished::Lost(BrokerError::Ended))));
+        assert!(!may_be_used_again::<()>(&Err(NotPublished::Lost(BrokerError::Ended))));
     }
 }

@@ -3,6 +3,7 @@
 use std::net::SocketAddr;
 use std::sync::Arc;
 
+use futures_util::future::{OptionFuture, join3};
 use tokio_util::sync::CancellationToken;
 
 use super::CliError;
@@ -15,10 +16,12 @@ use crate::holds::HoldKeeper;
 use crate::letters::Jobs;
 use crate::lifecycle::{Request, Signals};
 use crate::live::Live;
+use crate::outcomes::Sender;
 use crate::pulse::Pulse;
 use crate::store::{Desk, Writer};
 use crate::supervisor::{State, Supervisor};
 use crate::telemetry::{Fact, Telemetry};
+use crate::traces::Exporter;
 use crate::worker::{Parts, Worker};
 
 /// Consumes events and delivers them until SIGTERM.
@@ -40,6 +43,8 @@ impl Run {
         let (log, telemetry) = delivery_log(&config, telemetry)?;
         let live = Arc::new(Live::default());
         let telemetry = telemetry.observed_by(live.clone());
+        let (outcomes, telemetry) = outcomes(&config, telemetry)?;
+        let (exporter, telemetry) = traces(&config, telemetry)?;
         telemetry.configured(&directory);
         telemetry.record(&Fact::Started { integrators: directory.len(), endpoints: directory.all().count() });
         let address = listener.local_addr().ok();
@@ -89,9 +94,9 @@ impl Run {
             () = worker.stop(config.worker.stop_timeout) => {}
             () = second(&mut signals) => return Err(CliError::Failed("stopped at once by a second signal".to_owned())),
         }
-        if let Some(log) = log {
-            log.stop().await;
-        }
+        // All at one time: each has some seconds for what is left.
+        let (log, outcomes, exporter) = (log.map(Writer::stop), outcomes.map(Sender::stop), exporter.map(Exporter::stop));
+        join3(OptionFuture::from(log), OptionFuture::from(outcomes), OptionFuture::from(exporter)).await;
         admin.stop().await;
         if broken {
             return Err(CliError::Failed("a part of the worker ended by itself, which is a fault of the program; see the log".to_owned()));
@@ -129,7 +134,25 @@ fn delivery_log(config: &Config, telemetry: Telemetry) -> Result<(Option<Writer>
     }
 }
 
-/// What tells this process from others in the delivery log: the machine (in a container, the container), and the process.
+/// The sender of outcomes, where they are on, and telemetry that it sees.
+fn outcomes(config: &Config, telemetry: Telemetry) -> Result<(Option<Sender>, Telemetry), CliError> {
+    let started = Sender::start(config, &telemetry);
+    match started.map_err(|error| CliError::Failed(format!("no thread for outcomes: {error}")))? {
+        Some((outbox, sender)) => Ok((Some(sender), telemetry.observed_by(outbox))),
+        None => Ok((None, telemetry)),
+    }
+}
+
+/// The exporter of spans, where traces are on, and telemetry that it sees.
+fn traces(config: &Config, telemetry: Telemetry) -> Result<(Option<Exporter>, Telemetry), CliError> {
+    let started = Exporter::start(config, &worker_name(), &telemetry);
+    match started.map_err(|error| CliError::Failed(error.to_string()))? {
+        Some((tracer, exporter)) => Ok((Some(exporter), telemetry.observed_by(tracer))),
+        None => Ok((None, telemetry)),
+    }
+}
+
+/// What tells this process from others in the delivery log and in traces: the machine (in a container, the container), and the process.
 fn worker_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}:{}", host.trim(), std::process::id())

@@ -26,6 +26,7 @@ mod integrators;
 mod kinds;
 pub mod locate;
 mod operations;
+mod outcomes;
 mod problems;
 mod proxy;
 mod reading;
@@ -37,6 +38,7 @@ mod section;
 mod shown;
 mod source;
 mod tls;
+mod traces;
 mod units;
 mod wanted;
 mod worker;
@@ -46,9 +48,11 @@ pub use delivery_log::{Database, DeliveryLog};
 pub use egress::{Egress, OwnAddress, Ports};
 pub use environment::Environment;
 pub use operations::{Admin, ApiToken, Log, LogFormat};
+pub use outcomes::Outcomes;
 pub use problems::Problems;
 pub use proxy::Proxy;
 pub use source::Source;
+pub use traces::{Collector, Traces};
 pub use units::{parse_duration, parse_rate};
 pub use worker::{Dead, Worker};
 
@@ -71,6 +75,10 @@ pub struct Config {
     pub egress: Egress,
     /// Section `[delivery_log]`.
     pub delivery_log: DeliveryLog,
+    /// Section `[outcomes]`.
+    pub outcomes: Outcomes,
+    /// Section `[traces]`.
+    pub traces: Traces,
     /// Section `[admin]`.
     pub admin: Admin,
     /// Key `file` of section `[integrators]`, made relative to the configuration file's folder.
@@ -175,9 +183,15 @@ fn read_config(reading: &Reading<'_>, table: Table) -> (Option<Config>, Option<I
         let delivery = root.section("delivery", |section| delivery::read(section, &DeliveryPolicy::default()));
         let mut egress = root.section("egress", egress::read);
         let delivery_log = root.section("delivery_log", delivery_log::read);
+        let outcomes = root.section("outcomes", outcomes::read);
+        if let Some(broker) = &broker {
+            outcomes::refuse_shared_exchange(reading, &outcomes, &broker.names, &sources);
+        }
+        let traces = root.section("traces", traces::read);
         let admin = root.section("admin", operations::read_admin);
         egress.own = own_addresses(broker.as_ref(), &admin, egress.proxy.as_ref());
         egress.own.extend(delivery_log.database.as_ref().and_then(Database::address));
+        egress.own.extend(traces.endpoint.as_ref().and_then(Collector::address));
         let log = root.section("log", operations::read_log);
         let before = reading.problem_count();
         let (integrators_file, secrets_dir) = root.section("integrators", |section| {
@@ -194,7 +208,22 @@ fn read_config(reading: &Reading<'_>, table: Table) -> (Option<Config>, Option<I
         });
         let config = broker.zip(ladder).map(|(broker, ladder)| {
             let ladder = Arc::new(ladder);
-            Config { broker, sources, ladder, worker, dead, delivery, egress, delivery_log, admin, integrators_file, secrets_dir, log }
+            Config {
+                broker,
+                sources,
+                ladder,
+                worker,
+                dead,
+                delivery,
+                egress,
+                delivery_log,
+                outcomes,
+                traces,
+                admin,
+                integrators_file,
+                secrets_dir,
+                log,
+            }
         });
         (config, integrators)
     })
@@ -282,6 +311,11 @@ mod tests {
         assert!(shown.delivery_log.hash_secret.is_some());
         assert!(format!("{:?}", shown.delivery_log.database).ends_with("deploy/callbackd.db)"), "{:?}", shown.delivery_log.database);
         defaults.delivery_log.database.clone_from(&shown.delivery_log.database);
+        assert_eq!((defaults.outcomes.exchange.take(), shown.outcomes.exchange.as_deref()), (None, Some("callbacks.outcomes")));
+        defaults.outcomes.exchange.clone_from(&shown.outcomes.exchange);
+        assert_eq!(format!("{:?}", shown.traces.endpoint), "Some(http://127.0.0.1:4318)");
+        defaults.traces.endpoint.clone_from(&shown.traces.endpoint);
+        defaults.egress.own.extend(shown.traces.endpoint.as_ref().and_then(Collector::address));
         defaults.secrets_dir.clone_from(&shown.secrets_dir);
         assert_eq!(shown.secrets_dir, Some(example("secrets/integrators")));
         assert_eq!(shown.admin.tokens.len(), 1);

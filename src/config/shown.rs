@@ -30,6 +30,11 @@ impl Config {
             "delivery": delivery(&self.delivery),
             "egress": egress(&self.egress),
             "delivery_log": delivery_log(&self.delivery_log),
+            "outcomes": {
+                "exchange": self.outcomes.exchange, "events": self.outcomes.events.iter().map(|kind| kind.as_str()).collect::<Vec<_>>(),
+                "memory": size(self.outcomes.memory),
+            },
+            "traces": self.traces(),
             "admin": self.admin(),
             "integrators": {
                 "file": self.integrators_file.display().to_string(),
@@ -49,6 +54,14 @@ impl Config {
                 "route": names.route, "publish": names.publish, "dead": names.dead, "rejected": names.rejected,
                 "unroutable": names.unroutable,
             },
+        })
+    }
+
+    fn traces(&self) -> Value {
+        let headers = self.traces.headers.keys().map(|name| (name.to_string(), json!(SECRET))).collect::<serde_json::Map<_, _>>();
+        json!({
+            "endpoint": self.traces.endpoint.as_ref().map(ToString::to_string), "headers": headers, "ratio": self.traces.ratio,
+            "timeout": time(self.traces.timeout), "memory": size(self.traces.memory),
         })
     }
 

@@ -13,6 +13,7 @@ use serde_json::value::RawValue;
 use super::event::{Content, Event, OccurredAt, Span, Trace, id_from_content};
 use super::names::{BadName, EventId, IntegratorKey, Topic};
 use super::time::Timestamp;
+use super::trace::TraceParent;
 
 /// The longest `occurredAt` that is read, quotes included: RFC 3339 with nanoseconds and offset has 35 characters.
 const LONGEST_TIME: usize = 66;
@@ -270,14 +271,7 @@ fn stamped(seconds: u64) -> Option<OccurredAt> {
 /// the specification asks, since a broken one must not fail the event.
 fn trace(metadata: &Metadata<'_>) -> Option<Trace> {
     let parent = std::str::from_utf8(metadata.traceparent?).ok()?;
-    let hex = |part: &str, length: usize| part.len() == length && part.bytes().all(|b| b.is_ascii_digit() || (b'a'..=b'f').contains(&b));
-    let parts: Vec<&str> = parent.split('-').collect();
-    let id = |part: &str, length| hex(part, length) && part.bytes().any(|digit| digit != b'0');
-    let well_formed = matches!(parts.as_slice(), [version, trace, span, flags]
-        if hex(version, 2) && *version != "ff" && id(trace, 32) && id(span, 16) && hex(flags, 2));
-    if !well_formed {
-        return None;
-    }
+    TraceParent::parse(parent)?;
     let state = metadata.tracestate.and_then(|raw| std::str::from_utf8(raw).ok());
     let state = state.filter(|text| !text.is_empty() && text.len() <= 512 && text.bytes().all(|b| (0x20..0x7f).contains(&b)));
     Some(Trace { parent: parent.to_owned(), state: state.map(str::to_owned) })

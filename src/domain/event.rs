@@ -94,6 +94,13 @@ pub fn webhook_id(integrator: &IntegratorKey, endpoint: &EndpointId, events: &[&
     fingerprint("msg_", whose.into_iter().chain(which))
 }
 
+/// The same for a single event of which no more than its names is known.
+#[must_use]
+pub fn webhook_id_of(integrator: &IntegratorKey, endpoint: &EndpointId, topic: &Topic, id: &EventId) -> String {
+    let parts = [integrator.as_str(), endpoint.as_str(), topic.as_str(), id.as_str()].map(str::as_bytes);
+    fingerprint("msg_", [b"webhook-id".as_slice()].into_iter().chain(parts))
+}
+
 /// The id of an event that came without one: the same bytes published twice are one event.
 pub(super) fn id_from_content(integrator: &IntegratorKey, topic: &Topic, body: &[u8]) -> Option<EventId> {
     let parts = [b"event-id".as_slice(), integrator.as_str().as_bytes(), topic.as_str().as_bytes(), body];
@@ -102,7 +109,7 @@ pub(super) fn id_from_content(integrator: &IntegratorKey, topic: &Topic, body: &
 
 /// After the prefix, 128 bits of SHA-256 over the parts, each with its length in front so that no two lists of parts collide,
 /// in hex.
-fn fingerprint<'a>(prefix: &str, parts: impl IntoIterator<Item = &'a [u8]>) -> String {
+pub(super) fn fingerprint<'a>(prefix: &str, parts: impl IntoIterator<Item = &'a [u8]>) -> String {
     const BYTES: usize = 16;
     const DIGITS: &[u8; 16] = b"0123456789abcdef";
     let mut hash = Sha256::new();
@@ -134,6 +141,10 @@ mod tests {
         let endpoint = EndpointId::try_new("main").unwrap();
         assert_eq!(nameless.id.as_str(), "sha256-95e571c8b7762fab71a0591306a53364");
         assert_eq!(webhook_id(&named.integrator, &endpoint, &[&named]), "msg_919d411c21f50415e05036ce059de3dc");
+        assert_eq!(
+            webhook_id_of(&named.integrator, &endpoint, &named.topic, &named.id),
+            webhook_id(&named.integrator, &endpoint, &[&named])
+        );
         assert_eq!(webhook_id(&named.integrator, &endpoint, &[&named, &nameless]), "msg_f3a98eb1d9944199e16124d87df11d58");
     }
 }

@@ -151,7 +151,7 @@ impl Entry {
                 reason: Some(reason.as_str()),
                 ..Self::about(event, What::Skipped, at).with(kept, event, true)
             }),
-            Fact::DeadLettered { event, endpoint, reason, attempts } => Some(Self {
+            Fact::DeadLettered { event, endpoint, reason, attempts, .. } => Some(Self {
                 endpoint: Some(endpoint.clone()),
                 attempt: Some(attempts),
                 reason: Some(reason.as_str()),

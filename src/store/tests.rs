@@ -39,10 +39,11 @@ fn row(number: usize, place: i64, millis: i64) -> Row {
     let url = EndpointUrl::parse("https://acme.example/", false).unwrap();
     let endpoint = Endpoint::new(integrator.clone(), EndpointId::try_new(format!("e{number}")).unwrap(), url);
     let fact = Fact::Attempted {
-        event: EventRef { id: &id, integrator: &integrator, topic: &topic, whole: None },
+        event: EventRef { id: &id, integrator: &integrator, topic: &topic, whole: None, receipt: None },
         endpoint: &endpoint,
         webhook_id: "msg_0123456789abcdef0123456789abcdef",
         attempt: 1,
+        started_at: Timestamp::from_millis(0),
         replayed_at: None,
         place: Place::ALONE,
         request_bytes: 300,

@@ -16,6 +16,7 @@ use crate::domain::integrator::{Endpoint, EndpointUrl, SkipReason};
 use crate::domain::names::{EndpointId, EventId, IntegratorKey, SourceName, Topic};
 use crate::domain::reply::Reply;
 use crate::domain::time::Timestamp;
+use crate::domain::trace::SpanId;
 use crate::letters::Job;
 
 /// Something that happened.
@@ -178,6 +179,8 @@ pub enum Fact<'a> {
         replayed_at: Option<Timestamp>,
         /// Its place in the request.
         place: Place,
+        /// When the request began.
+        started_at: Timestamp,
         /// Bytes sent as the body.
         request_bytes: usize,
         /// What the endpoint did.
@@ -271,6 +274,8 @@ pub enum Fact<'a> {
         reason: DeadReason,
         /// Attempts made.
         attempts: u32,
+        /// The status of the latest answer; `None` where there was none.
+        status: Option<u16>,
     },
     /// A message is no delivery and is among the rejected (confirmed).
     Rejected {
@@ -315,6 +320,55 @@ pub enum Fact<'a> {
     DeliveryLogTrimmed {
         /// How many.
         entries: u64,
+    },
+    /// What became of events can be told to upstream: for the first time, or again.
+    OutcomesReady {
+        /// Where.
+        exchange: &'a str,
+    },
+    /// It cannot be told; it is tried again. Told once, until it can. Deliveries go on without it.
+    OutcomesFailed {
+        /// Why, without the broker's URL.
+        error: &'a str,
+        /// The pause before the next try.
+        retry_in: Duration,
+    },
+    /// So much waits to be told that what comes now is left out. Told once, until something is published again.
+    OutcomesFull,
+    /// The broker has refused an outcome, as a full queue that listens does; it is not tried again, as other queues may have it. Told once,
+    /// until one is published again.
+    OutcomesRefused {
+        /// Why.
+        error: &'a str,
+    },
+    /// So many outcomes were left out since the last time.
+    OutcomesDropped {
+        /// How many.
+        outcomes: u64,
+    },
+    /// Spans can be sent again.
+    TracesReady {
+        /// Where to: scheme, host and port.
+        collector: &'a str,
+    },
+    /// Spans cannot be sent; it is tried again. Told once, until they can. Deliveries go on without it.
+    TracesFailed {
+        /// Where to and why, without path and query.
+        error: &'a str,
+        /// The pause before the next try.
+        retry_in: Duration,
+    },
+    /// So many spans wait to be sent that those that come now are left out. Told once, until there is room again.
+    TracesFull,
+    /// The collector has refused spans, for good. Told once, until it takes some.
+    TracesRefused {
+        /// Where and why.
+        error: &'a str,
+    },
+    /// So many spans were left out since the last time.
+    TracesDropped {
+        /// How many.
+        spans: u64,
     },
     /// A new version of the integrators is in force.
     Reloaded {
@@ -367,12 +421,33 @@ pub struct EventRef<'a> {
     pub topic: &'a Topic,
     /// The event itself, where it is in hand. Prints without its payload.
     pub whole: Option<&'a Event>,
+    /// How it came in, where its message is in hand.
+    pub receipt: Option<Receipt>,
+}
+
+/// How a message came in.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub struct Receipt {
+    /// When it did.
+    pub at: Timestamp,
+    /// When its event first did: the same time, unless this is a retry.
+    pub first_at: Timestamp,
+    /// It came from the queue of retries that are due.
+    pub due: bool,
+    /// Stands for this receipt in a trace.
+    pub span: SpanId,
 }
 
 impl<'a> EventRef<'a> {
     /// An event in hand.
     #[must_use]
     pub const fn of(event: &'a Event) -> Self {
-        Self { id: &event.id, integrator: &event.integrator, topic: &event.topic, whole: Some(event) }
+        Self { id: &event.id, integrator: &event.integrator, topic: &event.topic, whole: Some(event), receipt: None }
+    }
+
+    /// The same, and how it came in.
+    #[must_use]
+    pub const fn received(event: &'a Event, receipt: Receipt) -> Self {
+        Self { receipt: Some(receipt), ..Self::of(event) }
     }
 }

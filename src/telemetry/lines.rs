@@ -6,6 +6,8 @@
 mod circuits;
 mod delivery_log;
 mod jobs;
+mod outcomes;
+mod traces;
 
 use std::borrow::Cow;
 use std::time::Duration;
@@ -57,6 +59,16 @@ pub(super) fn write(fact: &Fact<'_>) {
         | Fact::DeliveryLogWritten { .. }
         | Fact::DeliveryLogNotTrimmed { .. }
         | Fact::DeliveryLogTrimmed { .. } => delivery_log::write(fact),
+        Fact::OutcomesReady { .. }
+        | Fact::OutcomesFailed { .. }
+        | Fact::OutcomesFull
+        | Fact::OutcomesRefused { .. }
+        | Fact::OutcomesDropped { .. } => outcomes::write(fact),
+        Fact::TracesReady { .. }
+        | Fact::TracesFailed { .. }
+        | Fact::TracesFull
+        | Fact::TracesRefused { .. }
+        | Fact::TracesDropped { .. } => traces::write(fact),
         Fact::BrokerConnected { .. }
         | Fact::BrokerLost { .. }
         | Fact::BrokerBlocked { .. }
@@ -157,7 +169,7 @@ fn event(fact: &Fact<'_>) {
             reason = reason.as_str(),
             "skipped"
         ),
-        Fact::DeadLettered { event, endpoint, reason, attempts } => warn!(
+        Fact::DeadLettered { event, endpoint, reason, attempts, .. } => warn!(
             target: "callbackd",
             event_id = &*id(&event),
             integrator = &*integrator(&event),

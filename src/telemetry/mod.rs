@@ -1,5 +1,6 @@
 //! What the worker tells about itself: facts in, log lines and metrics out.
 
+pub(crate) mod backlog;
 pub mod causes;
 pub mod facts;
 mod json;
@@ -12,7 +13,7 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use causes::{ApiRefusal, EventOutcome, ResumeCause, WaitCause};
-pub use facts::{EventRef, Fact, Place};
+pub use facts::{EventRef, Fact, Place, Receipt};
 
 use crate::config::Config;
 use crate::domain::integrator::Directory;
@@ -123,6 +124,46 @@ impl Telemetry {
     /// So many entries wait to be written to the delivery log.
     pub fn delivery_log_waiting(&self, entries: usize) {
         self.metrics.delivery_log.waiting.set(signed(entries));
+    }
+
+    /// An outcome was published.
+    pub fn outcome_published(&self) {
+        self.metrics.outcomes.published.inc();
+    }
+
+    /// So many outcomes were left out: too many wait already, or the process ends.
+    pub fn outcomes_dropped(&self, outcomes: u64) {
+        self.metrics.outcomes.dropped.inc_by(outcomes);
+    }
+
+    /// The broker has refused an outcome.
+    pub fn outcome_refused(&self) {
+        self.metrics.outcomes.refused.inc();
+    }
+
+    /// So many outcomes wait to be published.
+    pub fn outcomes_waiting(&self, outcomes: usize) {
+        self.metrics.outcomes.waiting.set(signed(outcomes));
+    }
+
+    /// So many spans were exported.
+    pub fn trace_spans_exported(&self, spans: u64) {
+        self.metrics.traces.exported.inc_by(spans);
+    }
+
+    /// So many spans were left out: too many wait already, or the process ends.
+    pub fn trace_spans_dropped(&self, spans: u64) {
+        self.metrics.traces.dropped.inc_by(spans);
+    }
+
+    /// The collector has refused so many spans.
+    pub fn trace_spans_refused(&self, spans: u64) {
+        self.metrics.traces.refused.inc_by(spans);
+    }
+
+    /// So many spans wait to be exported.
+    pub fn trace_spans_waiting(&self, spans: usize) {
+        self.metrics.traces.waiting.set(signed(spans));
     }
 
     /// All metrics in Prometheus' text format 0.0.4.

@@ -54,7 +54,7 @@ impl Scene {
     }
 
     fn event(&self) -> EventRef<'_> {
-        EventRef { id: &self.id, integrator: &self.integrator, topic: &self.topic, whole: None }
+        EventRef { id: &self.id, integrator: &self.integrator, topic: &self.topic, whole: None, receipt: None }
     }
 
     fn attempt(&self, telemetry: &Telemetry, outcome: Outcome, verdict: Verdict) {
@@ -65,6 +65,7 @@ impl Scene {
             attempt: 2,
             replayed_at: None,
             place: Place::ALONE,
+            started_at: Timestamp::from_millis(0),
             request_bytes: 321,
             reply: &Reply { outcome, took: Duration::from_millis(42) },
             verdict: &verdict,
@@ -73,7 +74,7 @@ impl Scene {
     }
 
     fn dead_letter(&self, telemetry: &Telemetry, reason: DeadReason) {
-        telemetry.record(&Fact::DeadLettered { event: self.event(), endpoint: &self.endpoint.id, reason, attempts: 9 });
+        telemetry.record(&Fact::DeadLettered { event: self.event(), endpoint: &self.endpoint.id, reason, attempts: 9, status: None });
     }
 
     fn waits(&self, telemetry: &Telemetry, cause: WaitCause) {

@@ -203,6 +203,7 @@ impl Made<'_> {
             webhook_id: self.webhook_id,
             attempt: history.attempts,
             replayed_at: history.replayed_at,
+            started_at: self.tried.started_at,
             place: Place { index, of: self.tried.members.get().into() },
             request_bytes: self.request_bytes,
             reply: self.tried.reply,

@@ -17,7 +17,8 @@ use crate::domain::decode::decode;
 use crate::domain::history::History;
 use crate::domain::integrator::{Endpoint, SkipReason};
 use crate::domain::route::{Route, route};
-use crate::telemetry::{EventOutcome, EventRef, Fact, WaitCause};
+use crate::domain::trace::SpanId;
+use crate::telemetry::{EventOutcome, EventRef, Fact, Receipt, WaitCause};
 
 /// A queue that is taken from.
 pub(super) struct Intake {
@@ -54,7 +55,9 @@ fn admit(shared: &Arc<Shared>, Intake { source, due, window }: &Intake, inbound:
     let late_by = history.as_ref().and_then(|history| history.due_at).map(|due_at| now.since(due_at));
     shared.telemetry.record(&Fact::Received { source: &source.name, due, late_by });
     let history = history.unwrap_or_else(|| History::new(now));
-    let original = Original { source: Arc::clone(source), due, properties, exchange, routing_key, body, held: Held::new(window, weight) };
+    let receipt = Receipt { at: now, first_at: history.received_at, due, span: SpanId::from_bits(fastrand::u64(..)) };
+    let held = Held::new(window, weight);
+    let original = Original { source: Arc::clone(source), due, properties, exchange, routing_key, body, receipt, held };
 
     if !headers::can_be_copied(&original.properties, original.trust()) {
         return settle::reject_by_broker(shared, &original, claim);
@@ -100,7 +103,7 @@ type Routed<'a> = (Vec<Arc<Endpoint>>, &'a [(Arc<Endpoint>, SkipReason)]);
 
 fn deliver(shared: &Arc<Shared>, message: Message, (to, skipped): Routed<'_>, pushed: &mut Pushed) {
     let (original, event, _, _) = &message;
-    let named = EventRef::of(event);
+    let named = EventRef::received(event, original.receipt);
     for (endpoint, reason) in skipped {
         shared.telemetry.record(&Fact::Skipped { event: named, endpoint, reason: *reason });
     }

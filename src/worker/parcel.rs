@@ -14,7 +14,7 @@ use crate::broker::{Claim, Proof, Weight};
 use crate::config::Source;
 use crate::domain::event::Event;
 use crate::domain::history::History;
-use crate::telemetry::{EventOutcome, EventRef, Fact, Telemetry};
+use crate::telemetry::{EventOutcome, EventRef, Fact, Receipt, Telemetry};
 
 /// A message as it came in, as far as a copy of it needs to be made.
 pub(super) struct Original {
@@ -25,6 +25,8 @@ pub(super) struct Original {
     pub exchange: ShortString,
     pub routing_key: ShortString,
     pub body: Bytes,
+    /// How it came in.
+    pub receipt: Receipt,
     /// Counts it among the messages in our hands.
     pub held: Held,
 }
@@ -136,7 +138,7 @@ impl Parcel {
 
     /// The event as logs name it.
     pub(super) const fn event_ref(&self) -> EventRef<'_> {
-        EventRef::of(&self.event)
+        EventRef::received(&self.event, self.original.receipt)
     }
 }
 

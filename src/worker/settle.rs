@@ -85,7 +85,8 @@ pub(super) async fn dead(shared: &Shared, stake: Stake, endpoint: &EndpointId, h
     let properties = headers::dead_copy(&original(&parcel.original), &history.at(endpoint), parcel.event_ref(), reason, clock::now());
     let copy = (shared.config.broker.names.dead.clone(), properties);
     settle_by_copy(shared, stake, copy, EventOutcome::Dead, |event| {
-        shared.telemetry.record(&Fact::DeadLettered { event, endpoint, reason, attempts: history.attempts });
+        let (attempts, status) = (history.attempts, history.last_status);
+        shared.telemetry.record(&Fact::DeadLettered { event, endpoint, reason, attempts, status });
     })
     .await;
 }

@@ -81,7 +81,7 @@ impl Scene {
         for name in self.open_queues().await {
             left += self.amqp.ready(&name).await;
         }
-        usize::try_from(left).unwrap()
+        usize::try_from(left).expect("a count")
     }
 
     async fn open_queues(&self) -> Vec<String> {

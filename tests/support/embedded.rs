@@ -6,7 +6,9 @@ use std::sync::{Arc, Mutex, PoisonError};
 use std::time::Duration;
 
 use callbackd::broker::{Ground, Inbound, Publisher, QueueRole, Subscription, Topology};
-use callbackd::config::{Admin, Broker, BrokerUrl, Config, Dead, DeliveryLog, Egress, Log, LogFormat, Names, Source, Worker};
+use callbackd::config::{
+    Admin, Broker, BrokerUrl, Config, Dead, DeliveryLog, Egress, Log, LogFormat, Names, Outcomes, Source, Traces, Worker,
+};
 use callbackd::domain::ladder::Ladder;
 use callbackd::domain::names::SourceName;
 use callbackd::domain::policy::DeliveryPolicy;
@@ -44,6 +46,8 @@ pub fn config(url: &str) -> Config {
         delivery: DeliveryPolicy { timeout: second, ..DeliveryPolicy::default() },
         egress: Egress::anywhere(),
         delivery_log: DeliveryLog::off(),
+        outcomes: Outcomes::off(),
+        traces: Traces::off(),
         admin: Admin {
             listen: "127.0.0.1:0".parse().expect("an address"),
             api: false,

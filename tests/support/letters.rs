@@ -110,7 +110,7 @@ impl Buried {
             hold_until: Some(self.at),
             ..History::new(self.at)
         };
-        let event = EventRef { id: &id, integrator: &integrator, topic: &topic, whole: None };
+        let event = EventRef { id: &id, integrator: &integrator, topic: &topic, whole: None, receipt: None };
         headers::dead_copy(&original, &history, event, self.reason, self.at)
     }
 }

@@ -260,7 +260,7 @@ fn a_dead_letter_says_whose_it_is_and_why_and_a_replay_starts_anew() {
     let (source, now) = (source(), Timestamp::from_millis(1000));
     let (id, integrator, topic) =
         (EventId::try_new("evt-1").unwrap(), IntegratorKey::try_new("acme").unwrap(), Topic::try_new("identResult").unwrap());
-    let event = EventRef { id: &id, integrator: &integrator, topic: &topic, whole: None };
+    let event = EventRef { id: &id, integrator: &integrator, topic: &topic, whole: None, receipt: None };
     let history = History {
         endpoint: Some(EndpointId::try_new("main").unwrap()),
         attempts: 9,
@@ -323,7 +323,7 @@ fn a_copy_of_the_largest_accepted_original_still_fits_with_the_longest_of_everyt
     let wide = |limit: usize| "ä".repeat(limit / 2);
     let (id, integrator, topic) =
         (EventId::try_new(wide(1024)).unwrap(), IntegratorKey::try_new(wide(255)).unwrap(), Topic::try_new(wide(255)).unwrap());
-    let event = EventRef { id: &id, integrator: &integrator, topic: &topic, whole: None };
+    let event = EventRef { id: &id, integrator: &integrator, topic: &topic, whole: None, receipt: None };
     let at = Some(Timestamp::from_millis(i64::MAX));
     let history = History {
         received_at: Timestamp::from_millis(i64::MAX),

@@ -25,6 +25,7 @@ impl Topology {
     #[must_use]
     pub fn permissions(&self, config: &Config, vhost: &str, users: &Users<'_>) -> Value {
         let publish = [config.broker.names.publish.as_str()];
+        let and_outcomes: Vec<&str> = publish.into_iter().chain(config.outcomes.exchange.as_deref()).collect();
         let sources: Vec<&str> = config.sources.iter().map(|source| source.exchange.as_str()).collect();
         let taken = self.queues_for(|purpose| matches!(purpose, Purpose::Work | Purpose::Due));
         let browsed = self.queues_for(|purpose| matches!(purpose, Purpose::Dead | Purpose::Rejected | Purpose::Unroutable));
@@ -32,7 +33,8 @@ impl Topology {
             let (write, read) = (pattern(write), pattern(read));
             json!({"user": user, "vhost": vhost, "configure": NOTHING, "write": write, "read": read})
         };
-        let all = [user(users.worker, &publish, &taken), user(users.operator, &publish, &browsed), user(users.publisher, &sources, &[])];
+        let all =
+            [user(users.worker, &and_outcomes, &taken), user(users.operator, &publish, &browsed), user(users.publisher, &sources, &[])];
         json!({ "permissions": all })
     }
 

@@ -8,7 +8,9 @@ pub(super) mod delivery_log;
 mod endpoints;
 pub(super) mod events;
 mod jobs;
+pub(super) mod outcomes;
 mod service;
+pub(super) mod traces;
 
 use std::borrow::Borrow;
 use std::collections::HashMap;
@@ -28,7 +30,9 @@ use deliveries::Deliveries;
 use delivery_log::DeliveryLog;
 use events::Events;
 use jobs::Jobs;
+use outcomes::Outcomes;
 use service::Service;
+use traces::Traces;
 
 /// The link of [`Fact::BrokerConnected`] that publishes; every other link is the queue that it consumes.
 const PUBLISH_LINK: &str = "publish";
@@ -40,6 +44,8 @@ pub(super) struct Metrics {
     pub(super) deliveries: Deliveries,
     pub(super) circuits: Circuits,
     pub(super) delivery_log: DeliveryLog,
+    pub(super) outcomes: Outcomes,
+    pub(super) traces: Traces,
     broker: Broker,
     jobs: Jobs,
     service: Service,
@@ -54,6 +60,8 @@ impl Default for Metrics {
             deliveries: Deliveries::new(&maker),
             circuits: Circuits::new(&maker),
             delivery_log: DeliveryLog::new(&maker),
+            outcomes: Outcomes::new(&maker),
+            traces: Traces::new(&maker),
             broker: Broker::new(&maker),
             jobs: Jobs::new(&maker),
             service: Service::new(&maker),
@@ -114,6 +122,17 @@ impl Metrics {
             Fact::Started { .. } | Fact::Reloaded { .. } | Fact::ReloadRefused { .. } | Fact::ApiRefused { .. } => self.service.count(fact),
             Fact::EndpointHeld { .. } | Fact::EndpointReleased { .. } | Fact::HoldsUnread { .. } => {}
             Fact::JobEnded { .. } | Fact::JobsNotRecorded { .. } | Fact::JobsRecorded => self.jobs.count(fact),
+            // What they say is counted one by one, where it happens.
+            Fact::OutcomesReady { .. }
+            | Fact::OutcomesFailed { .. }
+            | Fact::OutcomesFull
+            | Fact::OutcomesRefused { .. }
+            | Fact::OutcomesDropped { .. }
+            | Fact::TracesReady { .. }
+            | Fact::TracesFailed { .. }
+            | Fact::TracesFull
+            | Fact::TracesRefused { .. }
+            | Fact::TracesDropped { .. } => {}
             Fact::Audited { .. } | Fact::TopologyReady { .. } | Fact::Stopping { .. } | Fact::Stopped { .. } => {}
         }
     }
