@@ -11,14 +11,14 @@ use support::{Answer, Exit, Receiver, eventually};
 
 /// Asks the worker's API; the answer and its status.
 async fn ask(scene: &Scene, method: &str, path: &str, body: Option<Value>) -> (u16, Value) {
-    let client = reqwest::Client::builder().no_proxy().build().unwrap();
-    let mut request = client.request(method.parse().unwrap(), scene.worker.admin_url(path));
+    let client = reqwest::Client::builder().no_proxy().build().expect("a client");
+    let mut request = client.request(method.parse().expect("a method"), scene.worker.admin_url(path));
     if let Some(body) = body {
         request = request.header("content-type", "application/json").body(body.to_string());
     }
-    let response = request.send().await.unwrap();
+    let response = request.send().await.expect("an answer");
     let status = response.status().as_u16();
-    let text = response.text().await.unwrap();
+    let text = response.text().await.expect("a text");
     (status, serde_json::from_str(&text).unwrap_or(Value::String(text)))
 }
 

@@ -48,8 +48,10 @@ install_missing() {
   [ -x "${CALLBACKD_RABBITMQ_BIN:-/usr/lib/rabbitmq/bin}/rabbitmq-server" ] || command -v rabbitmq-server >/dev/null || packages+=(rabbitmq-server)
   [ -n "${CALLBACKD_TEST_POSTGRES:-}" ] || compgen -G "${CALLBACKD_POSTGRES_BIN:-/usr/lib/postgresql/*/bin}/initdb" >/dev/null || packages+=(postgresql)
   python3 -c 'import ensurepip, venv' 2>/dev/null || packages+=(python3-venv)
-  # Brings the JSON Schema of AsyncAPI.
+  # Brings the JSON Schema of AsyncAPI, and what drives the browser.
   command -v npm >/dev/null || packages+=(npm)
+  # Looks at the console.
+  [ -x "${CALLBACKD_TEST_CHROMIUM:-/usr/bin/chromium}" ] || packages+=(chromium)
   # Gives the tests of names that change their minds a resolver that does so.
   compgen -G '/usr/lib*/libnss_wrapper.so' >/dev/null || compgen -G '/usr/lib/*/libnss_wrapper.so' >/dev/null || packages+=(libnss-wrapper)
   [ ${#packages[@]} -gt 0 ] || return 0
@@ -70,7 +72,7 @@ prepare_python() {
   fi
 }
 
-# The exported folder has the JSON Schema of AsyncAPI; see tests/specifications/package.json.
+# The exported folder has the JSON Schema of AsyncAPI and Playwright; see tests/specifications/package.json.
 prepare_node() {
   local node=$PWD/target/test-node
   export CALLBACKD_TEST_NODE_MODULES=$node/node_modules

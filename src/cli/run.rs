@@ -39,12 +39,9 @@ impl Run {
         let signals = Signals::listen().map_err(|e| CliError::Failed(format!("cannot listen to signals: {e}")))?;
         let supervisor = Arc::new(Supervisor::of(&Environment::of_process()).map_err(|e| CliError::Failed(format!("NOTIFY_SOCKET: {e}")))?);
         let listener = admin::bind(config.admin.listen).await.map_err(|e| CliError::Failed(e.to_string()))?;
-        let telemetry = Telemetry::new(&config);
-        let (log, telemetry) = delivery_log(&config, telemetry)?;
+        let (recorders, telemetry) = Recorders::start(&config, Telemetry::new(&config))?;
         let live = Arc::new(Live::default());
         let telemetry = telemetry.observed_by(live.clone());
-        let (outcomes, telemetry) = outcomes(&config, telemetry)?;
-        let (exporter, telemetry) = traces(&config, telemetry)?;
         telemetry.configured(&directory);
         telemetry.record(&Fact::Started { integrators: directory.len(), endpoints: directory.all().count() });
         let address = listener.local_addr().ok();
@@ -94,9 +91,7 @@ impl Run {
             () = worker.stop(config.worker.stop_timeout) => {}
             () = second(&mut signals) => return Err(CliError::Failed("stopped at once by a second signal".to_owned())),
         }
-        // All at one time: each has some seconds for what is left.
-        let (log, outcomes, exporter) = (log.map(Writer::stop), outcomes.map(Sender::stop), exporter.map(Exporter::stop));
-        join3(OptionFuture::from(log), OptionFuture::from(outcomes), OptionFuture::from(exporter)).await;
+        recorders.stop().await;
         admin.stop().await;
         if broken {
             return Err(CliError::Failed("a part of the worker ended by itself, which is a fault of the program; see the log".to_owned()));
@@ -122,6 +117,29 @@ async fn reload_on_request(signals: &mut Signals, trigger: &ReloadTrigger, super
                 supervisor.tell(&State::Ready(address));
             },
         }
+    }
+}
+
+/// Who records what happens elsewhere than in the log and the metrics, each on a thread of its own and where it is on.
+struct Recorders {
+    log: Option<Writer>,
+    outcomes: Option<Sender>,
+    exporter: Option<Exporter>,
+}
+
+impl Recorders {
+    /// Starts them, and makes telemetry that they see.
+    fn start(config: &Config, telemetry: Telemetry) -> Result<(Self, Telemetry), CliError> {
+        let (log, telemetry) = delivery_log(config, telemetry)?;
+        let (outcomes, telemetry) = outcomes(config, telemetry)?;
+        let (exporter, telemetry) = traces(config, telemetry)?;
+        Ok((Self { log, outcomes, exporter }, telemetry))
+    }
+
+    /// Ends them, all at one time: each has some seconds for what is left.
+    async fn stop(self) {
+        let (log, outcomes, exporter) = (self.log.map(Writer::stop), self.outcomes.map(Sender::stop), self.exporter.map(Exporter::stop));
+        join3(OptionFuture::from(log), OptionFuture::from(outcomes), OptionFuture::from(exporter)).await;
     }
 }
 

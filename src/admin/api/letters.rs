@@ -80,7 +80,10 @@ pub(super) async fn start(
     if how.dry_run == Some(true) {
         // Nobody has to say `all` to have everything counted.
         let spec = JobSpec { all: true, ..spec };
-        let count = async { Ok::<_, Refused>(spec.check().map(|()| api.jobs.count(&spec))?.await?) };
+        let count = async {
+            spec.check()?;
+            api.jobs.count(&spec).await
+        };
         return match count.await {
             Ok(count) => json(StatusCode::OK, &count),
             Err(refused) => Refusal::from(refused).into_response(),
