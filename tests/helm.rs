@@ -73,6 +73,21 @@ fn judged(version: &str, text: &str) -> (Vec<Value>, Value) {
     (found["objects"].as_array().expect("objects").clone(), found["unknown"].clone())
 }
 
+fn alerts_of(group: &Value) -> Vec<&str> {
+    group["rules"].as_array().expect("rules").iter().filter_map(|rule| rule["alert"].as_str()).collect()
+}
+
+/// A chart cannot hold what is outside of it.
+#[test]
+fn the_alerts_of_the_chart_are_those_for_everybody() {
+    let [ours, theirs] = ["deploy/prometheus/alerts.yml", "deploy/helm/callbackd/files/alerts.yml"].map(|path| root().join(path));
+    if std::env::var_os("CALLBACKD_UPDATE").is_some() {
+        std::fs::copy(&ours, &theirs).expect("copied");
+    }
+    let [text, copy] = [&ours, &theirs].map(|path| std::fs::read_to_string(path).unwrap_or_default());
+    assert!(text == copy, "{} is stale; cargo test --test helm with CALLBACKD_UPDATE=1 writes it", theirs.display());
+}
+
 fn object<'a>(objects: &'a [Value], kind: &str) -> &'a Value {
     objects.iter().find(|one| one["kind"] == kind).unwrap_or_else(|| panic!("no {kind}"))
 }
@@ -98,6 +113,9 @@ fn kubernetes_takes_what_is_rendered_with_little_and_with_all() {
         assert_eq!(object(&objects, "Deployment")["spec"].get("replicas"), None, "who scales decides");
         assert_eq!(object(&objects, "ScaledObject")["spec"]["triggers"].as_array().map(Vec::len), Some(2));
     }
+    let rule = object(&judged(VERSIONS[0], &rendered(&ALL)).0, "PrometheusRule").clone();
+    let alerts: Vec<&str> = rule["spec"]["groups"].as_array().expect("groups").iter().flat_map(alerts_of).collect();
+    assert!(alerts.contains(&"CallbackdDeadLetters") && alerts.contains(&"A"), "{alerts:?}");
     // The judge can refuse.
     let found = judge::judged("kubernetes.py", &json!({"version": "1.35", "text": rendered(&[]).replace("httpGet:", "httpGett:")}));
     assert_eq!(found["faults"].as_array().map(Vec::len), Some(1), "{}", found["faults"]);

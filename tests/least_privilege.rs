@@ -22,12 +22,18 @@ const SOON: Duration = Duration::from_secs(30);
 /// A vhost made from the two exported files, and its three users.
 struct Premises {
     vhost: Vhost,
+    /// What else stands in its configuration.
+    more: &'static str,
 }
 
 impl Premises {
     async fn make() -> Self {
+        Self::make_with("").await
+    }
+
+    async fn make_with(more: &'static str) -> Self {
         let vhost = Vhost::create().await;
-        let premises = Self { vhost };
+        let premises = Self { vhost, more };
         let config = premises.config("guest");
         let definitions = printed(&config, &["export"]).await;
         premises.ask(Method::POST, &format!("/api/definitions/{}", premises.vhost.name()), definitions).await;
@@ -63,7 +69,7 @@ impl Premises {
     fn file(&self, role: &str) -> String {
         let text = short_waits(&self.vhost).replace(&self.vhost.url(), &self.url(role));
         let text = text.replacen("[broker]\n", "[broker]\ndeclare = false\n", 1);
-        format!("{text}\n[outcomes]\nexchange = \"callbacks.outcomes\"\n")
+        format!("{text}\n[outcomes]\nexchange = \"callbacks.outcomes\"\n{}", self.more)
     }
 
     async fn connection(&self, role: &str) -> Connection {
@@ -130,6 +136,9 @@ async fn a_worker_with_the_least_rights_delivers_retries_buries_and_rejects_and_
     let listed = dead(&config, &["list", "--json"]).await.expect("listed");
     assert!(listed.contains("\"evt-1\"") && listed.contains("\"exhausted\""), "{listed}");
     assert!(dead(&config, &["list", "--queue", "rejected", "--json"]).await.expect("listed").contains("undecodable"));
+    // The worker shows them too, to those who use its API.
+    let (status, letters) = worker.admin("/api/v1/letters/dead").await.expect("an answer");
+    assert!(status == 200 && letters.contains("\"evt-1\""), "{status}: {letters}");
     dead(&config, &["replay", "--event", "evt-1"]).await.expect("replayed");
     let seen = receiver.wait_for_at("/down", 3, SOON).await;
     assert!(seen.iter().all(|one| one.webhook_id() == seen[0].webhook_id()));
@@ -144,7 +153,7 @@ async fn a_worker_with_the_least_rights_delivers_retries_buries_and_rejects_and_
 
 #[tokio::test]
 async fn each_user_is_refused_what_is_not_its_business() {
-    let premises = Premises::make().await;
+    let premises = Premises::make_with("[admin]\napi = false\n").await;
     for role in ["worker", "operator", "publisher"] {
         let channel = premises.connection(role).await.create_channel().await.expect("a channel");
         let declared = said(channel.queue_declare("callbacks.new".into(), QueueDeclareOptions::default(), FieldTable::default()).await);

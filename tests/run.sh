@@ -127,7 +127,7 @@ check_scripts() {
 check_compose() {
   step "docker-compose.yml"
   "$CALLBACKD_TEST_PYTHON" -c 'import sys, yaml; [yaml.safe_load(open(name)) for name in sys.argv[1:]]' docker-compose.yml deploy/prometheus/*.yml deploy/grafana/provisioning/*/*.yml
-  CALLBACKD__BROKER__URL=amqp://rabbitmq ACME_STATIC_SECRET=x ACME_SIGNING_SECRET=whsec_Y2FsbGJhY2tkIGxvY2FsIHN0YWNrLCBubyBzZWNyZXQ= \
+  CALLBACKD__BROKER__URL=amqp://rabbitmq CALLBACKD__ADMIN__TOKEN__0__NAME=local CALLBACKD__ADMIN__TOKEN__0__SECRET=no-secret-but-long-enough-to-be-one ACME_STATIC_SECRET=x ACME_SIGNING_SECRET=whsec_Y2FsbGJhY2tkIGxvY2FsIHN0YWNrLCBubyBzZWNyZXQ= \
     cargo run --quiet --locked -- --config deploy/compose/callbackd.toml check >/dev/null
   if docker compose version >/dev/null 2>&1; then
     docker compose --file docker-compose.yml config --quiet

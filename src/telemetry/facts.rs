@@ -6,17 +6,16 @@
 use std::time::Duration;
 
 use super::causes::{ApiRefusal, EventOutcome, ResumeCause, WaitCause};
+use super::event_ref::{EventRef, Place};
 use crate::domain::auth::AuthFault;
 use crate::domain::circuit::TripCause;
 use crate::domain::dead::{DeadReason, RejectReason};
 use crate::domain::decide::{Verdict, Wait};
-use crate::domain::event::Event;
 use crate::domain::hold::Hold;
 use crate::domain::integrator::{Endpoint, EndpointUrl, SkipReason};
-use crate::domain::names::{EndpointId, EventId, IntegratorKey, SourceName, Topic};
+use crate::domain::names::{EndpointId, IntegratorKey, SourceName};
 use crate::domain::reply::Reply;
 use crate::domain::time::Timestamp;
-use crate::domain::trace::SpanId;
 use crate::letters::Job;
 
 /// Something that happened.
@@ -394,60 +393,4 @@ pub enum Fact<'a> {
         /// Pieces of work (requests and copies) that did not end in time; their events go back to the broker.
         abandoned: usize,
     },
-}
-
-/// The place of an event in a request. Every event of a request has an attempt of its own.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Place {
-    /// Counted from 0: what concerns the request as a whole is counted with the first.
-    pub index: usize,
-    /// Events in the request.
-    pub of: usize,
-}
-
-impl Place {
-    /// The only event of its request.
-    pub const ALONE: Self = Self { index: 0, of: 1 };
-}
-
-/// An event as logs name it.
-#[derive(Debug, Clone, Copy)]
-pub struct EventRef<'a> {
-    /// Its id.
-    pub id: &'a EventId,
-    /// Whose it is.
-    pub integrator: &'a IntegratorKey,
-    /// What it is about.
-    pub topic: &'a Topic,
-    /// The event itself, where it is in hand. Prints without its payload.
-    pub whole: Option<&'a Event>,
-    /// How it came in, where its message is in hand.
-    pub receipt: Option<Receipt>,
-}
-
-/// How a message came in.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub struct Receipt {
-    /// When it did.
-    pub at: Timestamp,
-    /// When its event first did: the same time, unless this is a retry.
-    pub first_at: Timestamp,
-    /// It came from the queue of retries that are due.
-    pub due: bool,
-    /// Stands for this receipt in a trace.
-    pub span: SpanId,
-}
-
-impl<'a> EventRef<'a> {
-    /// An event in hand.
-    #[must_use]
-    pub const fn of(event: &'a Event) -> Self {
-        Self { id: &event.id, integrator: &event.integrator, topic: &event.topic, whole: Some(event), receipt: None }
-    }
-
-    /// The same, and how it came in.
-    #[must_use]
-    pub const fn received(event: &'a Event, receipt: Receipt) -> Self {
-        Self { receipt: Some(receipt), ..Self::of(event) }
-    }
 }

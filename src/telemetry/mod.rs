@@ -2,6 +2,7 @@
 
 pub(crate) mod backlog;
 pub mod causes;
+pub mod event_ref;
 pub mod facts;
 mod json;
 mod lines;
@@ -13,7 +14,8 @@ use std::fmt;
 use std::sync::Arc;
 
 pub use causes::{ApiRefusal, EventOutcome, ResumeCause, WaitCause};
-pub use facts::{EventRef, Fact, Place, Receipt};
+pub use event_ref::{EventRef, Place, Receipt};
+pub use facts::Fact;
 
 use crate::config::Config;
 use crate::domain::integrator::Directory;

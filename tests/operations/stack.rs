@@ -64,7 +64,9 @@ impl Stack {
                 if address != "127.0.0.1" {
                     problems.push(format!("{service}: {outside} is open to others"));
                 }
-                if port != inside || !met.insert(port.to_owned()) || !heading.contains(port) {
+                // A second one of a kind needs another port.
+                let is_moved = port != inside && !service.ends_with("-2");
+                if is_moved || !met.insert(port.to_owned()) || !heading.contains(port) {
                     problems.push(format!("{service}: {outside}:{inside} is taken, moved or not in the heading"));
                 }
             }

@@ -29,12 +29,14 @@ impl Topology {
         let sources: Vec<&str> = config.sources.iter().map(|source| source.exchange.as_str()).collect();
         let taken = self.queues_for(|purpose| matches!(purpose, Purpose::Work | Purpose::Due));
         let browsed = self.queues_for(|purpose| matches!(purpose, Purpose::Dead | Purpose::Rejected | Purpose::Unroutable));
+        // The console and the API show letters, and replay them.
+        let worker: Vec<&str> = taken.iter().chain(browsed.iter().filter(|_| config.admin.api)).copied().collect();
         let user = |user: &str, write: &[&str], read: &[&str]| {
             let (write, read) = (pattern(write), pattern(read));
             json!({"user": user, "vhost": vhost, "configure": NOTHING, "write": write, "read": read})
         };
         let all =
-            [user(users.worker, &and_outcomes, &taken), user(users.operator, &publish, &browsed), user(users.publisher, &sources, &[])];
+            [user(users.worker, &and_outcomes, &worker), user(users.operator, &publish, &browsed), user(users.publisher, &sources, &[])];
         json!({ "permissions": all })
     }
 
