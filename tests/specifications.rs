@@ -19,7 +19,7 @@ use callbackd::domain::history::History;
 use callbackd::domain::integrator::{Endpoint, EndpointUrl};
 use callbackd::domain::names::{EndpointId, IntegratorKey, SourceName};
 use callbackd::domain::reply::{Outcome as ReplyOutcome, Reply};
-use callbackd::domain::request::{Attempt, compose};
+use callbackd::domain::request::{Attempt, CallbackRequest, compose, compose_ping};
 use callbackd::domain::sign::SigningSecret;
 use callbackd::domain::time::Timestamp;
 use callbackd::outcomes::Outcome;
@@ -83,11 +83,14 @@ fn webhook(format: Format) -> &'static str {
 /// The request for some events, as a judge reads it.
 fn request(format: Format, events: &[&Event], endpoint: &Endpoint) -> Value {
     let Rendering::Body(body) = render(format, events).unwrap() else { panic!("nothing to say") };
-    let text = String::from_utf8(body.clone()).unwrap();
     let past: Vec<History> = events.iter().map(|_| History::new(NOW)).collect();
-    let composed = compose(endpoint, events, body, &Attempt::next(&past, NOW));
+    told(webhook(format), &compose(endpoint, events, body, &Attempt::next(&past, NOW)))
+}
+
+fn told(webhook: &str, composed: &CallbackRequest) -> Value {
+    let text = std::str::from_utf8(&composed.body).unwrap();
     let headers = composed.headers.iter().map(|(name, value)| (name.to_string(), value.to_str().unwrap().into()));
-    json!({"webhook": webhook(format), "headers": headers.collect::<Map<_, _>>(), "body": text})
+    json!({"webhook": webhook, "headers": headers.collect::<Map<_, _>>(), "body": text})
 }
 
 /// The request for each event of the contract, in each format that has one.
@@ -138,6 +141,9 @@ fn every_request_that_is_sent_is_as_the_integrators_document_says() {
         all.push(request(format, &[&plain], &endpoint));
         endpoint.signing.clear();
         all.push(request(format, &[&plain], &endpoint));
+    }
+    for (format, _) in WEBHOOKS {
+        all.push(told("ping", &compose_ping(&endpoint(format), 7, NOW)));
     }
     let faults = openapi(&all)["faults"].clone();
     assert_eq!(faults, json!(vec![[(); 0]; all.len()]));

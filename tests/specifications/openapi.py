@@ -58,7 +58,7 @@ def main():
     for webhook in webhooks:
         for parameter in parameters(document, webhook).values():
             assert not errors(document, parameter["schema"], parameter["example"]), parameter["name"]
-    examples = {webhook: {name: compact(one["value"]) for name, one in media(document, webhook)["examples"].items()} for webhook in webhooks}
+    examples = {webhook: {name: compact(one["value"]) for name, one in media(document, webhook).get("examples", {}).items()} for webhook in webhooks}
     shown = {webhook: {name: one["example"] for name, one in parameters(document, webhook).items()} for webhook in webhooks}
     faults = [request_faults(document, request) for request in given["requests"]]
     print(json.dumps({"examples": examples, "headers": shown, "faults": faults}))
