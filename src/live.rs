@@ -1,6 +1,6 @@
 //! What happens right now, for whoever watches: attempts, dead letters and the like, as they come.
 //!
-//! Nothing is made or kept while nobody watches. Whoever watches sees a hundred a second at most, and how many were left out.
+//! Nothing is made or kept while nobody watches. Whoever watches sees a hundred a second of what they want at most, and how many were left out.
 
 use std::collections::VecDeque;
 use std::num::NonZeroU32;
@@ -18,10 +18,12 @@ use crate::domain::search::SearchKeys;
 use crate::store::entry::{Entry, Kept};
 use crate::telemetry::{Fact, Observer};
 
-/// Most that are shown in a second.
+/// Most that are shown to one who watches, in a second.
 const PACE: NonZeroU32 = NonZeroU32::new(100).expect("not zero");
+/// Most that are made in a second, for all who watch: some microseconds each, of the thread that delivers.
+const MADE: NonZeroU32 = NonZeroU32::new(2000).expect("not zero");
 /// So many are kept for who comes back after a cut.
-const RECENT: usize = 256;
+const RECENT: usize = 1024;
 /// They are kept for so long after the last one has left.
 const LINGER: Duration = Duration::from_secs(30);
 
@@ -54,7 +56,7 @@ pub struct Glimpse {
     pub error: Option<String>,
     /// How long the request took, in milliseconds.
     pub took_ms: Option<u64>,
-    /// How many others happened since the one before and are not shown.
+    /// How many others happened since the one before, of all integrators, and are not shown.
     pub left_out: u64,
 }
 
@@ -78,13 +80,16 @@ struct State {
 pub struct Watch {
     missed: VecDeque<Arc<Glimpse>>,
     receiver: broadcast::Receiver<Arc<Glimpse>>,
+    pace: DefaultDirectRateLimiter,
+    /// Happened since the last one that was shown, and was not.
+    left_out: u64,
 }
 
 impl Default for Live {
     fn default() -> Self {
         Self {
             sender: broadcast::Sender::new(RECENT),
-            pace: RateLimiter::direct(Quota::per_second(PACE)),
+            pace: RateLimiter::direct(Quota::per_second(MADE)),
             kept: Kept { keys: SearchKeys::new(Vec::new()), payloads: false },
             left_out: AtomicU64::new(0),
             state: Mutex::new(State { next: 1, recent: VecDeque::new(), watched: None }),
@@ -100,7 +105,7 @@ impl Live {
         state.watched = Some(Instant::now());
         let receiver = self.sender.subscribe();
         let missed = after.map_or_else(VecDeque::new, |after| state.recent.iter().filter(|one| one.id > after).cloned().collect());
-        Watch { missed, receiver }
+        Watch { missed, receiver, pace: RateLimiter::direct(Quota::per_second(PACE)), left_out: 0 }
     }
 
     /// Whether somebody watches, or has a moment ago.
@@ -152,15 +157,32 @@ impl Observer for Live {
 }
 
 impl Watch {
-    /// The next one; one that is too slow misses some.
-    pub async fn next(&mut self) -> Option<Arc<Glimpse>> {
+    /// The next one of those that are wanted, with how many of all others could not be shown since the one before; of those that are not wanted
+    /// nothing is said. `None` at the end.
+    pub async fn next(&mut self, is_wanted: impl Fn(&Glimpse) -> bool) -> Option<Glimpse> {
+        loop {
+            let glimpse = self.any().await?;
+            // Whether these were wanted, nobody knows.
+            self.left_out += glimpse.left_out;
+            if !is_wanted(&glimpse) {
+                continue;
+            }
+            if self.pace.check().is_err() {
+                self.left_out += 1;
+                continue;
+            }
+            return Some(Glimpse { left_out: std::mem::take(&mut self.left_out), ..(*glimpse).clone() });
+        }
+    }
+
+    async fn any(&mut self) -> Option<Arc<Glimpse>> {
         if let Some(missed) = self.missed.pop_front() {
             return Some(missed);
         }
         loop {
             match self.receiver.recv().await {
                 Ok(glimpse) => return Some(glimpse),
-                Err(broadcast::error::RecvError::Lagged(_)) => {}
+                Err(broadcast::error::RecvError::Lagged(count)) => self.left_out += count,
                 Err(broadcast::error::RecvError::Closed) => return None,
             }
         }
@@ -190,6 +212,8 @@ impl Glimpse {
 
 #[cfg(test)]
 mod tests {
+    use futures_util::FutureExt as _;
+
     use super::*;
     use crate::domain::dead::RejectReason;
     use crate::domain::names::SourceName;
@@ -205,36 +229,45 @@ mod tests {
         });
     }
 
+    async fn next(watch: &mut Watch) -> Glimpse {
+        watch.next(|_| true).await.unwrap()
+    }
+
     #[tokio::test]
     async fn nothing_is_kept_while_nobody_watches_and_nothing_is_missed_by_who_comes_back() {
         let live = Live::default();
         happen(&live);
         let mut watch = live.watch(None);
         happen(&live);
-        let first = watch.next().await.unwrap();
+        let first = next(&mut watch).await;
         assert_eq!((first.id, first.what, first.reason), (1, "rejected", Some("unknown_integrator")));
         drop(watch);
         happen(&live);
         happen(&live);
         let mut again = live.watch(Some(first.id));
-        assert_eq!((again.next().await.unwrap().id, again.next().await.unwrap().id), (2, 3));
+        assert_eq!((next(&mut again).await.id, next(&mut again).await.id), (2, 3));
     }
 
     #[tokio::test]
-    async fn what_is_too_much_to_see_is_counted() {
+    async fn what_cannot_be_shown_is_counted_whoever_it_concerns() {
         let live = Live::default();
         let mut watch = live.watch(None);
         (0..10_000).for_each(|_| happen(&live));
-        std::thread::sleep(Duration::from_millis(50));
-        happen(&live);
-        let mut seen = 0;
-        let left_out = loop {
-            let glimpse = watch.next().await.unwrap();
-            seen += 1;
-            if glimpse.left_out > 0 {
-                break glimpse.left_out;
+        let (mut shown, mut left_out) = (0_i64, 0_i64);
+        // Whatever is still to be seen; then one more, which carries what was left out last.
+        while let Some(glimpse) = watch.next(|_| true).now_or_never().flatten() {
+            shown += 1;
+            left_out += i64::try_from(glimpse.left_out).unwrap();
+        }
+        let last = loop {
+            happen(&live);
+            if let Some(glimpse) = watch.next(|_| true).now_or_never().flatten() {
+                break glimpse;
             }
+            left_out -= 1;
+            tokio::time::sleep(Duration::from_millis(5)).await;
         };
-        assert!(seen < 1000 && left_out > 1000, "{seen} seen, {left_out} not");
+        assert_eq!(shown + left_out + i64::try_from(last.left_out).unwrap(), 10_000);
+        assert!(shown < 1000, "{shown} shown");
     }
 }

@@ -311,7 +311,7 @@ async fn workers_add_up_to_the_health_of_an_endpoint(database: Database) {
     log.close().await;
     let now = clock::now().millis();
     let span = Span::new(Timestamp::from_millis(now - 2 * 3_600_000), Timestamp::from_millis(now)).unwrap();
-    let points = reader.history(Some(("acme", "main")), span, 10).await.unwrap();
+    let points = reader.history(Some(("acme", "main")), span, 10).await.unwrap().points;
     let counts: Vec<(i64, i64)> = points.iter().map(|point| (point.delivered, point.failed)).collect();
     assert_eq!(counts.last(), Some(&(1, 0)));
     let sum = counts.iter().fold((0, 0), |sum, counts| (sum.0 + counts.0, sum.1 + counts.1));
@@ -504,7 +504,7 @@ async fn a_desk_outlives_its_connections(database: Database) {
     assert_eq!(ask(&desk).await.unwrap(), 1);
     assert_eq!(desk.explain("evt-1", None, 10).await.unwrap().0.len(), 1);
     assert_eq!(desk.health(around_now(), None).await.unwrap().endpoints.len(), 1);
-    assert_eq!(desk.history(Some(("acme", "main")), around_now(), 1).await.unwrap().len(), 1);
+    assert_eq!(desk.history(Some(("acme", "main")), around_now(), 1).await.unwrap().points.len(), 1);
     if database.is_file() {
         database.run("ALTER TABLE entry RENAME TO hidden").await;
         assert!(matches!(ask(&desk).await, Err(StoreError::Database(_))));

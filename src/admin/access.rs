@@ -10,12 +10,13 @@ use std::sync::Arc;
 
 use axum::http::{HeaderMap, HeaderValue, Method, StatusCode, header};
 use governor::{DefaultDirectRateLimiter, Quota, RateLimiter};
-use secrecy::ExposeSecret as _;
+use secrecy::{ExposeSecret as _, SecretString};
 use sha2::{Digest as _, Sha256};
 use subtle::ConstantTimeEq as _;
 
-use super::session::{self, Sessions};
-use crate::config::Admin;
+use super::session::{self, Session, SignedOut};
+use crate::clock;
+use crate::config::{Admin, ApiToken};
 use crate::telemetry::ApiRefusal;
 
 /// Requests a second with one token; people and scripts need far fewer.
@@ -24,14 +25,25 @@ const REQUESTS: NonZeroU32 = NonZeroU32::new(50).expect("not zero");
 /// never turned away for the wrong ones of others.
 const WRONG_TOKENS: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
 /// Headers by which a proxy says for whom it asks.
-const FORWARDED: [&str; 5] = ["forwarded", "via", "x-forwarded-for", "x-forwarded-host", "x-real-ip"];
+const FORWARDED: [&str; 10] = [
+    "forwarded",
+    "via",
+    "x-forwarded-for",
+    "x-forwarded-host",
+    "x-forwarded-port",
+    "x-forwarded-proto",
+    "x-forwarded-server",
+    "x-real-ip",
+    "x-envoy-external-address",
+    "cf-connecting-ip",
+];
 /// Who uses `/api` where there are no tokens.
 const LOCAL: &str = "local";
 
 /// Who may use `/api` and the console.
 pub(super) struct Access {
     tokens: Vec<Token>,
-    sessions: Sessions,
+    signed_out: SignedOut,
     local: Token,
     wrong: DefaultDirectRateLimiter,
 }
@@ -39,6 +51,9 @@ pub(super) struct Access {
 struct Token {
     actor: Actor,
     digest: [u8; 32],
+    /// What cookies for it are signed with.
+    secret: SecretString,
+    is_read_only: bool,
     requests: DefaultDirectRateLimiter,
 }
 
@@ -57,7 +72,7 @@ pub(super) const fn status(refusal: ApiRefusal) -> StatusCode {
     match refusal {
         ApiRefusal::NoToken | ApiRefusal::WrongToken => StatusCode::UNAUTHORIZED,
         ApiRefusal::TooManyWrongTokens | ApiRefusal::TooManyRequests => StatusCode::TOO_MANY_REQUESTS,
-        ApiRefusal::ForeignHost | ApiRefusal::ForeignOrigin => StatusCode::FORBIDDEN,
+        ApiRefusal::ForeignHost | ApiRefusal::ForeignOrigin | ApiRefusal::ReadOnly => StatusCode::FORBIDDEN,
     }
 }
 
@@ -71,18 +86,19 @@ pub(super) const fn message(refusal: ApiRefusal) -> &'static str {
         ApiRefusal::ForeignHost => {
             "without [[admin.token]], only `localhost` or a loopback address may stand in `host`, and no proxy may ask"
         }
-        ApiRefusal::ForeignOrigin => "without [[admin.token]], no page from elsewhere may make requests",
+        ApiRefusal::ForeignOrigin => "no page from elsewhere may make requests",
+        ApiRefusal::ReadOnly => "the token may look and change nothing (`read_only`)",
     }
 }
 
 impl Access {
     /// The tokens that the configuration names.
     pub(super) fn new(config: &Admin) -> Self {
-        let tokens = config.tokens.iter().map(|token| Token::new(&token.name, token.secret.expose_secret())).collect();
+        let tokens = config.tokens.iter().map(Token::new).collect();
         Self {
             tokens,
-            sessions: Sessions::default(),
-            local: Token::new(LOCAL, ""),
+            signed_out: SignedOut::default(),
+            local: Token::of_this_machine(),
             wrong: RateLimiter::direct(Quota::per_second(WRONG_TOKENS)),
         }
     }
@@ -94,9 +110,9 @@ impl Access {
     pub(super) fn judge(&self, method: &Method, headers: &HeaderMap) -> Result<Actor, ApiRefusal> {
         let token = if self.tokens.is_empty() {
             self.local(headers)?
-        } else if let Some(token) = self.sessions.token(headers).and_then(|token| self.tokens.get(token)) {
+        } else if let Some(token) = self.signed_in(headers) {
             // The browser sends the cookie by itself, whoever makes it do so.
-            if !method.is_safe() && !session::is_same_origin(headers) {
+            if session::is_from_elsewhere(headers) || (!method.is_safe() && !session::is_same_origin(headers)) {
                 return Err(ApiRefusal::ForeignOrigin);
             }
             token
@@ -104,18 +120,25 @@ impl Access {
             self.bearer(headers.get_all(header::AUTHORIZATION).iter())?
         };
         token.requests.check().map_err(|_| ApiRefusal::TooManyRequests)?;
+        if token.is_read_only && !method.is_safe() {
+            return Err(ApiRefusal::ReadOnly);
+        }
         Ok(token.actor.clone())
     }
 
     fn local(&self, headers: &HeaderMap) -> Result<&Token, ApiRefusal> {
         let host =
             headers.get(header::HOST).and_then(|host| host.to_str().ok()).filter(|host| is_here(host)).ok_or(ApiRefusal::ForeignHost)?;
+        if session::is_from_elsewhere(headers) {
+            return Err(ApiRefusal::ForeignOrigin);
+        }
         // A proxy on this machine makes everybody look local.
         if FORWARDED.iter().any(|name| headers.contains_key(*name)) {
             return Err(ApiRefusal::ForeignHost);
         }
         let is_own = |origin: &header::HeaderValue| origin.to_str().is_ok_and(|origin| origin.strip_prefix("http://") == Some(host));
-        if headers.get_all(header::ORIGIN).iter().all(is_own) { Ok(&self.local) } else { Err(ApiRefusal::ForeignOrigin) }
+        let is_own_page = headers.get("sec-fetch-site").is_some_and(|site| site == "same-origin");
+        if is_own_page || headers.get_all(header::ORIGIN).iter().all(is_own) { Ok(&self.local) } else { Err(ApiRefusal::ForeignOrigin) }
     }
 
     /// Whether nobody has to sign in.
@@ -123,22 +146,27 @@ impl Access {
         self.tokens.is_empty()
     }
 
-    /// Opens a session for a token: the value of its cookie, and who that is.
+    /// The value of a cookie for a token, and who that is.
     ///
     /// # Errors
-    /// [`ApiRefusal`]: the token is none, or a page from elsewhere sends it.
-    pub(super) fn sign_in(&self, token: &str, headers: &HeaderMap) -> Result<(String, Actor), ApiRefusal> {
-        if !session::is_same_origin(headers) {
-            return Err(ApiRefusal::ForeignOrigin);
-        }
-        let place = self.find(token.as_bytes())?;
-        let secret = self.sessions.open(place).ok_or(ApiRefusal::TooManyRequests)?;
-        Ok((secret, self.tokens[place].actor.clone()))
+    /// [`ApiRefusal`]: the token is none, or is used too often.
+    pub(super) fn sign_in(&self, token: &str) -> Result<(String, Actor), ApiRefusal> {
+        let found = &self.tokens[self.find(token.as_bytes())?];
+        found.requests.check().map_err(|_| ApiRefusal::TooManyRequests)?;
+        Ok((session::cookie_for(found.actor.as_str(), token.as_bytes(), clock::now()), found.actor.clone()))
     }
 
     /// Ends the session of a request.
     pub(super) fn sign_out(&self, headers: &HeaderMap) {
-        self.sessions.close(headers);
+        if let Some(session) = Session::of(headers) {
+            self.signed_out.add(&session);
+        }
+    }
+
+    fn signed_in(&self, headers: &HeaderMap) -> Option<&Token> {
+        let session = Session::of(headers).filter(|session| !self.signed_out.has(session))?;
+        let token = self.tokens.iter().find(|token| token.actor.as_str() == session.name())?;
+        session.is_of(token.secret.expose_secret().as_bytes(), clock::now()).then_some(token)
     }
 
     fn bearer<'h>(&self, mut values: impl Iterator<Item = &'h HeaderValue>) -> Result<&Token, ApiRefusal> {
@@ -166,12 +194,19 @@ impl Access {
 }
 
 impl Token {
-    fn new(name: &str, secret: &str) -> Self {
+    fn new(token: &ApiToken) -> Self {
         Self {
-            actor: Actor(name.into()),
-            digest: Sha256::digest(secret).into(),
+            actor: Actor(token.name.as_str().into()),
+            digest: Sha256::digest(token.secret.expose_secret()).into(),
+            secret: token.secret.clone(),
+            is_read_only: token.is_read_only,
             requests: RateLimiter::direct(Quota::per_second(REQUESTS)),
         }
+    }
+
+    /// What stands for everybody on this machine where there are no tokens.
+    fn of_this_machine() -> Self {
+        Self::new(&ApiToken { name: LOCAL.to_owned(), secret: "".into(), is_read_only: false })
     }
 }
 
@@ -185,10 +220,12 @@ fn is_here(host: &str) -> bool {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::config::ApiToken;
 
     fn access(tokens: &[(&str, &str)]) -> Access {
-        let tokens = tokens.iter().map(|(name, secret)| ApiToken { name: (*name).to_owned(), secret: (*secret).into() }).collect();
+        let tokens = tokens
+            .iter()
+            .map(|(name, secret)| ApiToken { name: (*name).to_owned(), secret: (*secret).into(), is_read_only: *name == "reader" })
+            .collect();
         Access::new(&Admin { listen: ([127, 0, 0, 1], 0).into(), api: true, console: true, path_prefix: String::new(), tokens })
     }
 
@@ -243,6 +280,38 @@ mod tests {
     }
 
     #[test]
+    fn a_token_that_may_only_look_changes_nothing() {
+        let access = access(&[("reader", ONE)]);
+        let headers = headers(&[("authorization", &format!("Bearer {ONE}"))]);
+        assert!(access.judge(&Method::GET, &headers).is_ok() && access.judge(&Method::HEAD, &headers).is_ok());
+        for method in [Method::POST, Method::PUT, Method::DELETE, Method::PATCH] {
+            assert_eq!(access.judge(&method, &headers), Err(ApiRefusal::ReadOnly), "{method}");
+        }
+    }
+
+    #[test]
+    fn who_is_signed_in_may_what_the_token_may_from_pages_of_this_server_alone() {
+        let access = access(&[("ops", ONE), ("reader", TWO)]);
+        assert_eq!(access.sign_in("wrong").map(drop), Err(ApiRefusal::WrongToken));
+        let (cookie, actor) = access.sign_in(ONE).unwrap();
+        assert_eq!(actor.as_str(), "ops");
+        let cookie = format!("callbackd_session={cookie}");
+        let judge = |method: &Method, more: &[(&'static str, &str)]| {
+            access.judge(method, &headers(&[&[("cookie", &*cookie), ("host", "ops.example")], more].concat())).map(drop)
+        };
+        assert_eq!(judge(&Method::GET, &[]), Ok(()));
+        assert_eq!(judge(&Method::GET, &[("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")]), Err(ApiRefusal::ForeignOrigin));
+        assert_eq!(judge(&Method::POST, &[]), Err(ApiRefusal::ForeignOrigin));
+        assert_eq!(judge(&Method::POST, &[("origin", "https://evil.example")]), Err(ApiRefusal::ForeignOrigin));
+        assert_eq!(judge(&Method::POST, &[("origin", "https://ops.example")]), Ok(()));
+        access.sign_out(&headers(&[("cookie", &cookie)]));
+        assert_eq!(judge(&Method::GET, &[]), Err(ApiRefusal::NoToken));
+        let reader = format!("callbackd_session={}", access.sign_in(TWO).unwrap().0);
+        let headers = headers(&[("cookie", &reader), ("sec-fetch-site", "same-origin")]);
+        assert_eq!(access.judge(&Method::POST, &headers), Err(ApiRefusal::ReadOnly));
+    }
+
+    #[test]
     fn without_tokens_this_machine_alone_may_ask_and_no_page_from_elsewhere() {
         let access = access(&[]);
         for host in ["localhost:9464", "LOCALHOST", "127.0.0.1:9464", "127.8.9.1", "[::1]:9464", "[::1]"] {
@@ -262,6 +331,10 @@ mod tests {
         );
         let from = |origin: &str| access.judge(&Method::GET, &headers(&[("host", "127.0.0.1:9464"), ("origin", origin)])).map(drop);
         assert_eq!(from("http://127.0.0.1:9464"), Ok(()));
+        let own_page = [("host", "127.0.0.1:9464"), ("origin", "null"), ("sec-fetch-site", "same-origin")];
+        assert!(access.judge(&Method::POST, &headers(&own_page)).is_ok(), "as browsers send forms of pages without referrer");
+        let image = [("host", "127.0.0.1:9464"), ("sec-fetch-site", "cross-site"), ("sec-fetch-mode", "no-cors")];
+        assert_eq!(access.judge(&Method::GET, &headers(&image)), Err(ApiRefusal::ForeignOrigin));
         for origin in ["http://evil.example", "null", "http://127.0.0.1:80", "https://127.0.0.1:9464"] {
             assert_eq!(from(origin), Err(ApiRefusal::ForeignOrigin), "{origin}");
         }

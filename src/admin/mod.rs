@@ -51,7 +51,7 @@ struct Limits {
     connection: Duration,
 }
 
-/// Probes and two scrapers need a handful of connections. A head is waited for less long than the shortest usual interval
+/// Probes and two scrapers need a handful of connections, a console two for each page that is open, of which 16 may watch the stream. A head is waited for less long than the shortest usual interval
 /// between probes, so that nobody can occupy all places for long.
 const LIMITS: Limits = Limits { connections: 64, head: Duration::from_secs(5), connection: Duration::from_secs(60) };
 
@@ -191,12 +191,14 @@ fn metrics(scrape: &Scrape) -> Response {
 }
 
 /// Headers of every answer.
-const GUARDS: [(HeaderName, &str); 5] = [
+const GUARDS: [(HeaderName, &str); 7] = [
     (header::X_CONTENT_TYPE_OPTIONS, "nosniff"),
     (header::CACHE_CONTROL, "no-store"),
     (header::CONTENT_SECURITY_POLICY, "default-src 'none'; frame-ancestors 'none'"),
     (header::REFERRER_POLICY, "no-referrer"),
     (header::X_FRAME_OPTIONS, "DENY"),
+    (HeaderName::from_static("cross-origin-resource-policy"), "same-origin"),
+    (HeaderName::from_static("cross-origin-opener-policy"), "same-origin"),
 ];
 
 /// Answers are for now, for what they say they are, and for no frame or script.

@@ -7,7 +7,7 @@ use bytes::Bytes;
 
 use crate::telemetry::Telemetry;
 
-/// How old a text may be. Making one takes its time on the thread that carries the deliveries, so this bounds that share;
+/// How old a text may be. Making one takes locks that the thread that delivers takes too, so this bounds that;
 /// scrapers come every few seconds at most and see no difference.
 const FRESH: Duration = Duration::from_secs(1);
 

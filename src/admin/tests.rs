@@ -51,7 +51,10 @@ impl Stage {
         let readiness = Readiness::new(links, is_blocked, stopping.clone());
         let listener = bind(([127, 0, 0, 1], 0).into()).await.unwrap();
         let address = listener.local_addr().unwrap();
-        let tokens = tokens.iter().map(|(name, secret)| ApiToken { name: (*name).to_owned(), secret: (*secret).into() }).collect();
+        let tokens = tokens
+            .iter()
+            .map(|(name, secret)| ApiToken { name: (*name).to_owned(), secret: (*secret).into(), is_read_only: false })
+            .collect();
         let config = Admin { listen: address, api: true, console: true, path_prefix: prefix.to_owned(), tokens };
         let telemetry = Telemetry::default();
         let api = Api {
@@ -63,6 +66,7 @@ impl Stage {
             config: Arc::new(example_configuration()),
             worker: Insight::of_no_worker(),
             holds: HoldKeeper::new(None, telemetry.clone()),
+            looks: Api::ten_and_one_a_second(),
             pings: Api::once_a_second(),
             live: Arc::default(),
             desk: None,

@@ -32,24 +32,26 @@ pub fn start(listener: TcpListener, config: Admin, api: Api, (pulse, stopping): 
     // Its events come from the runtime that it is registered with.
     let listener = listener.into_std()?;
     let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
+    let listener = {
+        let _there = runtime.enter();
+        TcpListener::from_std(listener)?
+    };
     let stop = CancellationToken::new();
     let (end, ended) = oneshot::channel();
     let until = stop.clone();
     let work = async move {
-        if let Ok(listener) = TcpListener::from_std(listener) {
-            let following = tokio::spawn({
-                let (holds, until) = (api.holds.clone(), until.clone());
-                async move { holds.follow(until).await }
-            });
-            let jobs = api.jobs.clone();
-            // As soon as the process is told to stop, at the same time as its deliveries: they may have letters in hand.
-            let stopping = tokio::spawn(async move {
-                stopping.cancelled().await;
-                jobs.stop().await;
-            });
-            serve(listener, config, api, pulse, until).await;
-            let _ = tokio::join!(following, stopping);
-        }
+        let following = tokio::spawn({
+            let (holds, until) = (api.holds.clone(), until.clone());
+            async move { holds.follow(until).await }
+        });
+        let jobs = api.jobs.clone();
+        // As soon as the process is told to stop, at the same time as its deliveries: they may have letters in hand.
+        let stopping = tokio::spawn(async move {
+            stopping.cancelled().await;
+            jobs.stop().await;
+        });
+        serve(listener, config, api, pulse, until).await;
+        let _ = tokio::join!(following, stopping);
     };
     thread::Builder::new().name("admin".to_owned()).spawn(move || {
         runtime.block_on(work);

@@ -5,7 +5,7 @@ use std::io;
 use super::CliError;
 use super::terminal::{Out, bytes, line, plain};
 use crate::config::Config;
-use crate::store::story::{Delivery, State, Story};
+use crate::store::story::{Delivery, State, Story, cause_in_words};
 use crate::store::{Reader, StoreError};
 
 /// Tells what became of an event: every attempt in the order of time, and what happens next. Answers from the delivery log.
@@ -115,11 +115,14 @@ fn stands(delivery: &Delivery, story: &Story) -> String {
     let before = delivery.delivered_before.as_deref().map(|at| format!("; was delivered at {at} before")).unwrap_or_default();
     let now = match &delivery.state {
         State::Delivered { at, attempt, status } => format!("delivered at {at} by attempt {attempt} (answered {status})"),
-        State::Waiting { cause, due_at: Some(due_at), overdue_s: 0, .. } => format!("waits ({cause}); goes on at {due_at}"),
+        State::Waiting { cause, due_at: Some(due_at), overdue_s: 0, .. } => {
+            format!("waits ({}); goes on at {due_at}", cause_in_words(cause))
+        }
         // A worker looks at what is due within a second; what makes room for others comes and goes, and not each time is told.
         State::Waiting { cause, since, .. } if matches!(cause.as_str(), "parked" | "circuit" | "paused" | "held") => {
             format!(
-                "waits since {since} ({cause}): comes back now and then until its endpoint takes it, or it is older than `max_age` and given up"
+                "waits since {since} ({}): comes back now and then until its endpoint takes it, or it is older than `max_age` and given up",
+                cause_in_words(cause)
             )
         }
         State::Waiting { cause, due_at: Some(due_at), overdue_s, .. } => {
@@ -127,7 +130,7 @@ fn stands(delivery: &Delivery, story: &Story) -> String {
                 "was to go on at {due_at} ({cause}), {overdue_s} s ago: it is on its way, no worker runs, or its story was left out; see /readyz"
             )
         }
-        State::Waiting { cause, due_at: None, .. } => format!("waits ({cause})"),
+        State::Waiting { cause, due_at: None, .. } => format!("waits ({})", cause_in_words(cause)),
         State::Dead { at, reason } => {
             let which = selection(delivery, story);
             format!(

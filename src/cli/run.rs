@@ -66,6 +66,7 @@ impl Run {
             config: Arc::clone(&config),
             worker: worker.insight(),
             holds,
+            looks: Api::ten_and_one_a_second(),
             pings: Api::once_a_second(),
             live,
             desk: Desk::new(&config.delivery_log),

@@ -34,6 +34,8 @@ pub struct ApiToken {
     pub name: String,
     /// What stands behind `authorization: Bearer`.
     pub secret: SecretString,
+    /// It may look, and change nothing.
+    pub is_read_only: bool,
 }
 
 /// Most tokens: each request is compared with all of them.
@@ -102,6 +104,7 @@ fn read_tokens(section: &mut Section<'_>) -> Option<Vec<ApiToken>> {
         if !names.insert(name.clone()) {
             section.problem("name", format!("{name:?} stands there twice"));
         }
+        let is_read_only = section.or("read_only", false, boolean);
         let secret = section.required("secret", |value| {
             let secret = secret(reading)(value)?;
             let text = secret.expose_secret();
@@ -113,7 +116,7 @@ fn read_tokens(section: &mut Section<'_>) -> Option<Vec<ApiToken>> {
             }
             Ok(secret)
         })?;
-        Some(ApiToken { name, secret })
+        Some(ApiToken { name, secret, is_read_only })
     })
 }
 

@@ -66,7 +66,12 @@ impl Config {
     }
 
     fn admin(&self) -> Value {
-        let tokens: Vec<Value> = self.admin.tokens.iter().map(|token| json!({ "name": token.name, "secret": SECRET })).collect();
+        let tokens: Vec<Value> = self
+            .admin
+            .tokens
+            .iter()
+            .map(|token| json!({ "name": token.name, "secret": SECRET, "read_only": token.is_read_only }))
+            .collect();
         json!({
             "listen": self.admin.listen.to_string(), "api": self.admin.api, "console": self.admin.console,
             "path_prefix": self.admin.path_prefix, "token": tokens,

@@ -87,13 +87,20 @@ impl Board {
     }
 
     /// Puts a job that is queued in line.
-    pub(crate) fn put(&mut self, job: Job) {
+    ///
+    /// # Errors
+    /// This run of it is here already, or a later one: two have resumed it at one time.
+    pub(crate) fn put(&mut self, job: Job) -> Result<(), Refused> {
+        if let Some(known) = self.entries.get(&job.id).filter(|known| known.job.state.is_open() || known.job.run >= job.run) {
+            return Err(Refused::State(known.job.state.as_str()));
+        }
         self.places += 1;
         let meter = Arc::new(Meter::starting_at(job.progress));
         let stop = CancellationToken::new();
         let entry = Entry { meter, stop, ending: None, is_taken: false, place: self.places, saved: None, job };
         self.entries.insert(entry.job.id.clone(), entry);
         self.forget();
+        Ok(())
     }
 
     /// The next job of each queue on which none works; it is its task's from now on.

@@ -113,6 +113,9 @@ pub enum BadFilter {
         /// Those that there are.
         known: Vec<&'static str>,
     },
+    /// Nothing is called so, and everything is not meant.
+    #[error("{0} is empty; leave it out for any")]
+    Empty(&'static str),
     /// Nothing is that long.
     #[error("{0} is longer than {TEXT_LIMIT} bytes")]
     TooLong(&'static str),
@@ -154,8 +157,10 @@ impl Filter {
     /// Also texts that are too long, and a limit of nothing.
     pub fn check(&self, queue: Queue) -> Result<(), BadFilter> {
         for (name, text) in [("integrator", &self.integrator), ("endpoint", &self.endpoint), ("event", &self.event)] {
-            if text.as_ref().is_some_and(|text| text.len() > TEXT_LIMIT) {
-                return Err(BadFilter::TooLong(name));
+            match text {
+                Some(text) if text.len() > TEXT_LIMIT => return Err(BadFilter::TooLong(name)),
+                Some(text) if text.is_empty() => return Err(BadFilter::Empty(name)),
+                _ => {}
             }
         }
         if self.limit.is_some_and(|limit| limit == 0 || u32::try_from(limit).is_err()) {

@@ -85,18 +85,19 @@ impl JobSpec {
     pub(crate) fn told(&self) -> String {
         let mut told = format!("{} {}", self.kind.as_str(), self.queue.as_str());
         let Filter { integrator, endpoint, reason, event, since, until, limit, asked_at: _ } = &self.filter;
-        for (name, text) in [("integrator", integrator), ("endpoint", endpoint), ("reason", reason), ("event", event)] {
-            if let Some(text) = text {
-                told += &format!(" {name}={text}");
-            }
+        if let Some(limit) = limit {
+            told += &format!(" limit={limit}");
         }
         for (name, time) in [("since", since), ("until", until)] {
             if let Some(time) = time {
                 told += &format!(" {name}={time}");
             }
         }
-        if let Some(limit) = limit {
-            told += &format!(" limit={limit}");
+        // Last and in quotes: they are whatever somebody wrote.
+        for (name, text) in [("reason", reason), ("integrator", integrator), ("endpoint", endpoint), ("event", event)] {
+            if let Some(text) = text {
+                told += &format!(" {name}={text:?}");
+            }
         }
         told
     }

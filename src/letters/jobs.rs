@@ -24,6 +24,7 @@ use super::look::{Page, list};
 use super::task;
 use crate::clock;
 use crate::config::Config;
+use crate::domain::time::Timestamp;
 use crate::store::jobs::Records;
 use crate::telemetry::{Fact, Telemetry};
 
@@ -89,13 +90,21 @@ impl Jobs {
     /// # Errors
     /// It makes no sense, too many wait already, or the process ends.
     pub fn start(&self, spec: JobSpec, actor: &str) -> Result<Job, Refused> {
+        self.start_as_of(spec, actor, clock::now())
+    }
+
+    /// The same for what was in the queue at an earlier time: when somebody was shown what it is about, and asked.
+    ///
+    /// # Errors
+    /// As [`Self::start`].
+    pub fn start_as_of(&self, spec: JobSpec, actor: &str, asked_at: Timestamp) -> Result<Job, Refused> {
         spec.check()?;
         let now = clock::now();
         let job = Job {
             id: JobId::new(now, fastrand::u64(..)),
             spec,
             asked_by: actor.to_owned(),
-            asked_at: now,
+            asked_at: asked_at.min(now),
             state: JobState::Queued,
             progress: Progress::default(),
             note: None,
@@ -269,7 +278,7 @@ impl Shared {
         {
             let mut board = self.board();
             board.has_room()?;
-            board.put(job.clone());
+            board.put(job.clone())?;
         }
         self.audit(actor, action, &job);
         self.go_on();

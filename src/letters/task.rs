@@ -28,6 +28,10 @@ const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// What a run came to, and what else is to be known.
 type End = (JobState, Option<String>);
 
+/// What holds letters takes them out of sight, whoever does it.
+const NOTHING_SEEN: &str =
+    "the queue was empty, or somebody else held its letters at that moment: look again, and start the job again if they are still there";
+
 /// Works until everything is done, it is told to stop, or it cannot go on.
 pub(super) async fn work(shared: &Shared, taken: &Taken) -> End {
     let Taken { job, meter, stop } = taken;
@@ -46,7 +50,7 @@ pub(super) async fn work(shared: &Shared, taken: &Taken) -> End {
         let tally = errand.tally();
         let has_got_on = effort.has_got_on(tally.done);
         if errand.is_complete(&came_to) {
-            return (JobState::Done, None);
+            return (JobState::Done, (tally.seen == 0 && tally.done == 0 && tally.failed == 0).then(|| NOTHING_SEEN.to_owned()));
         }
         if stop.is_cancelled() {
             return (JobState::Interrupted, None);

@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::sync::{OwnedSemaphorePermit, Semaphore};
 use tokio::time::timeout;
 
-use super::health::{Point, Report, Span};
+use super::health::{History, Report, Span};
 use super::listing::{Cursor, Filter, Page};
 use super::story::Story;
 use super::{LIMIT, Reader, StoreError};
@@ -81,7 +81,7 @@ impl Desk {
     ///
     /// # Errors
     /// As [`Self::explain`].
-    pub async fn history(&self, endpoint: Option<(&str, &str)>, span: Span, step_minutes: u32) -> Result<Vec<Point>, StoreError> {
+    pub async fn history(&self, endpoint: Option<(&str, &str)>, span: Span, step_minutes: u32) -> Result<History, StoreError> {
         let mut lent = self.lend().await?;
         let answer = in_time(lent.reader.history(endpoint, span, step_minutes)).await;
         self.take_back(lent, answer)

@@ -103,6 +103,19 @@ pub struct LastFailure {
     pub error: String,
 }
 
+/// How an endpoint, or all of them, has been over time.
+#[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
+pub struct History {
+    /// Since when: later than asked for, where there was too much to add up. RFC 3339.
+    pub since: String,
+    /// Until when. RFC 3339.
+    pub until: String,
+    /// Minutes that a point stands for: more than asked for, where there would be more than 2,000 points.
+    pub step_minutes: i64,
+    /// One for each step in which something was tried, the oldest first.
+    pub points: Vec<Point>,
+}
+
 /// How an endpoint has been in one step of time.
 #[derive(Debug, Clone, PartialEq, Serialize, ToSchema)]
 pub struct Point {
@@ -121,6 +134,14 @@ pub struct Point {
 /// The rows of one endpoint: each minute is looked up, as they lie by minute. The order of the two is meant.
 const OF_ONE: &str = "WITH RECURSIVE m(minute) AS (SELECT CAST($1 AS BIGINT) UNION ALL SELECT minute + 1 FROM m WHERE minute + 1 < $2)";
 const FROM_ONE: &str = "FROM m CROSS JOIN tally t WHERE t.minute = m.minute AND t.integrator = $3 AND t.endpoint = $4";
+
+impl Health {
+    /// All attempts.
+    #[must_use]
+    pub const fn attempts(&self) -> i64 {
+        self.delivered + self.retried + self.dead
+    }
+}
 
 impl Reader {
     /// How endpoints have been, or a single one of an integrator. With more than 250,000 rows to add up, the time begins later ([`Report::since`]).
@@ -155,7 +176,7 @@ impl Reader {
     ///
     /// # Errors
     /// The log cannot be read.
-    pub async fn history(&mut self, endpoint: Option<(&str, &str)>, span: Span, step_minutes: u32) -> Result<Vec<Point>, StoreError> {
+    pub async fn history(&mut self, endpoint: Option<(&str, &str)>, span: Span, step_minutes: u32) -> Result<History, StoreError> {
         let span = if endpoint.is_some() { span } else { self.shortened(span).await? };
         let least = (span.until - span.from + POINTS - 1).div_euclid(POINTS);
         let step = i64::from(step_minutes).max(least).max(1);
@@ -185,7 +206,7 @@ impl Reader {
                 points.push(Point { at: time(at * step * MINUTE), delivered, failed, p50_ms, p99_ms });
             }
         }
-        Ok(points)
+        Ok(History { since: time(from * MINUTE), until: time(span.until * MINUTE), step_minutes: step, points })
     }
 
     /// As much of the end of a span as can be added up at once.

@@ -11,10 +11,12 @@ use crate::domain::time::Timestamp;
 /// Most endpoints on hold at one time that are read: more than that is no longer a matter of single endpoints.
 const LIMIT: i64 = 10_000;
 
-const ALL: &str = "SELECT integrator, endpoint, since, until, actor, reason FROM hold ORDER BY integrator, endpoint LIMIT $1";
+const ALL: &str = "SELECT integrator, endpoint, since, until, actor, reason FROM hold WHERE until IS NULL OR until > $2 \
+                   ORDER BY integrator, endpoint LIMIT $1";
 const PUT: &str = "INSERT INTO hold (integrator, endpoint, since, until, actor, reason) VALUES ($1, $2, $3, $4, $5, $6) \
                    ON CONFLICT (integrator, endpoint) DO UPDATE SET since = excluded.since, until = excluded.until, actor = excluded.actor, \
                    reason = excluded.reason";
+const REMOVE_ENDED: &str = "DELETE FROM hold WHERE until <= $1";
 const REMOVE: &str = "DELETE FROM hold WHERE integrator = $1 AND endpoint = $2";
 
 /// The table of holds, over a connection of its own.
@@ -30,15 +32,17 @@ impl HoldTable {
     pub async fn open(database: &Database) -> Result<Self, StoreError> {
         let mut connection = connect(database, true).await?;
         schema::migrate(database, &mut connection).await?;
+        // What was answered with yes is to outlive a crash of the machine, which an entry of the log need not.
+        schema::make_durable(database, &mut connection).await?;
         Ok(Self { connection })
     }
 
-    /// All of them. A row whose names are none is passed over.
+    /// All that are not over. A row whose names are none is passed over.
     ///
     /// # Errors
     /// It cannot be read.
-    pub async fn all(&mut self) -> Result<Vec<(IntegratorKey, EndpointId, Hold)>, StoreError> {
-        let rows = within(sqlx::query(ALL).bind(LIMIT).fetch_all(&mut self.connection)).await?;
+    pub async fn all(&mut self, now: Timestamp) -> Result<Vec<(IntegratorKey, EndpointId, Hold)>, StoreError> {
+        let rows = within(sqlx::query(ALL).bind(LIMIT).bind(now.millis()).fetch_all(&mut self.connection)).await?;
         let mut all = Vec::with_capacity(rows.len());
         for row in rows {
             let (integrator, endpoint): (String, String) = (row.try_get("integrator")?, row.try_get("endpoint")?);
@@ -54,11 +58,12 @@ impl HoldTable {
         Ok(all)
     }
 
-    /// Puts an endpoint on hold, in the place of a hold that it may have.
+    /// Puts an endpoint on hold, in the place of a hold that it may have. Holds that are over go.
     ///
     /// # Errors
     /// It cannot be written; the endpoint is told as before.
     pub async fn put(&mut self, integrator: &IntegratorKey, endpoint: &EndpointId, hold: &Hold) -> Result<(), StoreError> {
+        within(sqlx::query(REMOVE_ENDED).bind(hold.since.millis()).execute(&mut self.connection)).await?;
         let query = sqlx::query(PUT)
             .bind(integrator.as_str())
             .bind(endpoint.as_str())

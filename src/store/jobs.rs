@@ -189,6 +189,7 @@ impl Records {
         let mut connection = connect(&self.database, true).await?;
         if within(sqlx::query(ALL).bind(1_i64).fetch_optional(&mut connection)).await.is_err() {
             schema::migrate(&self.database, &mut connection).await?;
+            schema::make_durable(&self.database, &mut connection).await?;
         }
         Ok(connection)
     }

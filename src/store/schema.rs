@@ -12,7 +12,7 @@ use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::{AnyConnection, AssertSqlSafe, SqlSafeStr as _};
 use tokio::time::timeout;
 
-use super::{LIMIT, StoreError};
+use super::{LIMIT, StoreError, within};
 use crate::config::Database;
 
 /// The tables as they were first made. A later version adds another text; this one never changes, as sqlx compares its checksum.
@@ -174,6 +174,15 @@ pub(super) const fn set_up(database: &Database) -> &'static [&'static str] {
         }
         Database::Postgres(_) => &["SET statement_timeout = '9s'", "SET synchronous_commit = off", "SET application_name = 'callbackd'"],
     }
+}
+
+/// Makes a connection wait until what it has written is safe: for what operators want, not for entries.
+pub(super) async fn make_durable(database: &Database, connection: &mut AnyConnection) -> Result<(), StoreError> {
+    let statement = match database {
+        Database::Sqlite(_) => "PRAGMA synchronous = FULL",
+        Database::Postgres(_) => "SET synchronous_commit = on",
+    };
+    within(sqlx::raw_sql(statement).execute(connection)).await.map(drop)
 }
 
 /// Makes the tables, or brings those of an older version up to date. Several workers may do so at one time.

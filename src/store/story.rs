@@ -84,13 +84,29 @@ impl Line {
                 let took = self.took_ms.unwrap_or_default();
                 format!("attempt {attempt}{replayed}: {answer} in {took} ms{company}; {verdict}{due}")
             }
-            "waits" => format!("waits ({reason}), {attempt} attempts so far{due}"),
+            "waits" => format!("waits ({}), {attempt} attempts so far{due}", cause_in_words(reason)),
             "skipped" => format!("is not told ({reason})"),
             "dead" => format!("among the dead letters ({reason}) after {attempt} attempts"),
             "rejected" => format!("among the rejected ({reason})"),
             other => other.to_owned(),
         }
     }
+}
+
+/// Why something waits: its code, and what that means.
+#[must_use]
+pub fn cause_in_words(cause: &str) -> String {
+    let meaning = match cause {
+        "retry" => "an attempt failed",
+        "configuration" => "nobody by this name is configured",
+        "parked" => "its endpoint has enough to do",
+        "circuit" => "its endpoint keeps failing",
+        "paused" => "its endpoint answered 410",
+        "held" => "an operator has paused its endpoint",
+        "stopping" => "its worker stopped",
+        _ => return cause.to_owned(),
+    };
+    format!("{cause}: {meaning}")
 }
 
 /// Where one delivery stands.

@@ -109,12 +109,21 @@ pub enum ApiRefusal {
     ForeignHost,
     /// A page from elsewhere makes it.
     ForeignOrigin,
+    /// Its token may look, and this would change something.
+    ReadOnly,
 }
 
 impl ApiRefusal {
     /// Every reason, for metrics that start at zero.
-    pub const ALL: [Self; 6] =
-        [Self::NoToken, Self::WrongToken, Self::TooManyWrongTokens, Self::TooManyRequests, Self::ForeignHost, Self::ForeignOrigin];
+    pub const ALL: [Self; 7] = [
+        Self::NoToken,
+        Self::WrongToken,
+        Self::TooManyWrongTokens,
+        Self::TooManyRequests,
+        Self::ForeignHost,
+        Self::ForeignOrigin,
+        Self::ReadOnly,
+    ];
 
     /// The name in logs and metrics.
     #[must_use]
@@ -126,6 +135,7 @@ impl ApiRefusal {
             Self::TooManyRequests => "too_many_requests",
             Self::ForeignHost => "foreign_host",
             Self::ForeignOrigin => "foreign_origin",
+            Self::ReadOnly => "read_only",
         }
     }
 }

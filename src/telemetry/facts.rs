@@ -263,6 +263,11 @@ pub enum Fact<'a> {
         /// Why.
         error: &'a str,
     },
+    /// It can be read again.
+    HoldsRead {
+        /// How many there are.
+        count: usize,
+    },
     /// A delivery was given up and is among the dead letters (confirmed).
     DeadLettered {
         /// The event.

@@ -52,7 +52,8 @@ pub(super) fn write(fact: &Fact<'_>) {
         | Fact::EndpointResumed { .. }
         | Fact::EndpointHeld { .. }
         | Fact::EndpointReleased { .. }
-        | Fact::HoldsUnread { .. } => circuits::write(fact),
+        | Fact::HoldsUnread { .. }
+        | Fact::HoldsRead { .. } => circuits::write(fact),
         Fact::DeliveryLogReady { .. }
         | Fact::DeliveryLogFailed { .. }
         | Fact::DeliveryLogFull

@@ -118,6 +118,11 @@ impl Telemetry {
         self.metrics.circuits.held.set(signed(count));
     }
 
+    /// Whether it is known which endpoints operators have paused.
+    pub fn holds_known(&self, is_known: bool) {
+        self.metrics.circuits.holds_known.set(i64::from(is_known));
+    }
+
     /// So many entries of the delivery log were left out: too many wait already, the database does not take them, or the process ends.
     pub fn delivery_log_dropped(&self, entries: u64) {
         self.metrics.delivery_log.dropped.inc_by(entries);

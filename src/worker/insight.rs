@@ -6,7 +6,8 @@ use tokio::runtime::Handle;
 
 use super::{Shared, lanes};
 use crate::domain::integrator::Endpoint;
-use crate::domain::lane::{Standing, View};
+use crate::domain::lane::View;
+use crate::domain::names::{EndpointId, IntegratorKey};
 use crate::domain::reply::Reply;
 use crate::egress;
 
@@ -28,14 +29,16 @@ impl Insight {
         Self { shared: Weak::new(), runtime: Handle::current() }
     }
 
-    /// How an endpoint stands at this worker; `None` when the worker is no more.
+    /// How an endpoint stands at this worker: idle where nothing is remembered of it, or the worker is no more.
     #[must_use]
-    pub fn lane(&self, endpoint: &Endpoint) -> Option<View> {
-        let shared = self.shared.upgrade()?;
-        Some(lanes::view(&shared, endpoint).unwrap_or_else(|| {
-            let is_held = shared.holds.borrow().on(&endpoint.integrator, &endpoint.id).is_some();
-            View { standing: if is_held { Standing::Held } else { Standing::Working }, in_flight: 0, waiting: 0, oldest: None, parked: 0 }
-        }))
+    pub fn lane(&self, endpoint: &Endpoint) -> View {
+        self.shared.upgrade().and_then(|shared| lanes::view(&shared, endpoint)).unwrap_or(View::IDLE)
+    }
+
+    /// How each endpoint stands of which something is remembered.
+    #[must_use]
+    pub fn lanes(&self) -> Vec<(IntegratorKey, EndpointId, View)> {
+        self.shared.upgrade().map_or_else(Vec::new, |shared| lanes::views(&shared))
     }
 
     /// Calls an endpoint with a ping, on the worker's own runtime, whose connections these are; `None` when the worker is no more.

@@ -405,6 +405,13 @@ pub(super) async fn follow_holds(shared: Arc<Shared>, mut holds: watch::Receiver
     }
 }
 
+/// How each lane stands that has something to remember.
+pub(super) fn views(shared: &Shared) -> Vec<(IntegratorKey, EndpointId, View)> {
+    let now = Instant::now();
+    let view = |place: Arc<Place>| (place.integrator.clone(), place.id.clone(), place.lock().lane.view(now));
+    shared.lanes.all().into_iter().map(view).collect()
+}
+
 /// How an endpoint's lane stands; `None` where it has nothing to remember.
 pub(super) fn view(shared: &Shared, endpoint: &Endpoint) -> Option<View> {
     let place = shared.lanes.lock().get(&endpoint.integrator)?.get(&endpoint.id).map(Arc::clone)?;

@@ -15,6 +15,7 @@ use crate::clock;
 use crate::config::parse_duration;
 use crate::domain::hold::Hold;
 use crate::domain::integrator::Endpoint;
+use crate::domain::names::{EndpointId, IntegratorKey};
 use crate::domain::time::Timestamp;
 use crate::holds::HoldError;
 use crate::telemetry::Fact;
@@ -76,7 +77,7 @@ pub(super) async fn pause(
         (status = CONFLICT, description = "There is no delivery log to keep it.", body = Told),
         (status = SERVICE_UNAVAILABLE, description = "The delivery log does not take it.", body = Told)))]
 pub(super) async fn resume(State(api): State<Api>, Extension(actor): Extension<Actor>, Named(endpoint): Named) -> Response {
-    match release(&api, &actor, &endpoint).await {
+    match release(&api, &actor, (&endpoint.integrator, &endpoint.id)).await {
         Ok(()) => json(StatusCode::OK, &shown(&api, &endpoint)),
         Err(refusal) => refusal.into_response(),
     }
@@ -109,15 +110,23 @@ pub(in crate::admin) async fn hold(api: &Api, actor: &Actor, endpoint: &Endpoint
     if reason.as_ref().is_some_and(|reason| reason.len() > REASON_LIMIT || reason.contains(char::is_control)) {
         return Err(bad("`reason` has more than 300 bytes, or a control character"));
     }
-    audit(api, actor, "pause", endpoint);
     let hold = Hold { since: now, until, actor: actor.as_str().to_owned(), reason };
-    api.holds.hold(&endpoint.integrator, &endpoint.id, &hold).await.map_err(|error| unheld(&error))
+    api.holds.hold(&endpoint.integrator, &endpoint.id, &hold).await.map_err(|error| unheld(&error))?;
+    let until = hold.until.map(|until| format!(" until={until}")).unwrap_or_default();
+    let reason = hold.reason.map(|reason| format!(" reason={reason:?}")).unwrap_or_default();
+    audit(api, actor, "pause", &format!("{}/{}{until}{reason}", endpoint.integrator, endpoint.id));
+    Ok(())
 }
 
-/// Lets an endpoint go on.
-pub(in crate::admin) async fn release(api: &Api, actor: &Actor, endpoint: &Endpoint) -> Result<(), Refusal> {
-    audit(api, actor, "resume", endpoint);
-    api.holds.release(&endpoint.integrator, &endpoint.id).await.map_err(|error| unheld(&error))
+/// Lets an endpoint go on, configured or not.
+pub(in crate::admin) async fn release(
+    api: &Api,
+    actor: &Actor,
+    (integrator, endpoint): (&IntegratorKey, &EndpointId),
+) -> Result<(), Refusal> {
+    api.holds.release(integrator, endpoint).await.map_err(|error| unheld(&error))?;
+    audit(api, actor, "resume", &format!("{integrator}/{endpoint}"));
+    Ok(())
 }
 
 /// Pings an endpoint.
@@ -125,16 +134,15 @@ pub(in crate::admin) async fn pinged(api: &Api, actor: &Actor, endpoint: &Arc<En
     if api.pings.check().is_err() {
         return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "one ping a second"));
     }
-    audit(api, actor, "ping", endpoint);
+    audit(api, actor, "ping", &format!("{}/{}", endpoint.integrator, endpoint.id));
     match api.worker.ping(Arc::clone(endpoint)).await {
         Some(reply) => Ok(Pong { ok: reply.is_success(), status: reply.status(), error: reply.error(), took_ms: millis(reply.took) }),
         None => Err(Refusal::new(StatusCode::SERVICE_UNAVAILABLE, "the worker stops")),
     }
 }
 
-fn audit(api: &Api, actor: &Actor, action: &'static str, endpoint: &Endpoint) {
-    let detail = format!("{}/{}", endpoint.integrator, endpoint.id);
-    api.telemetry.record(&Fact::Audited { actor: actor.as_str(), action, detail: Some(&detail) });
+fn audit(api: &Api, actor: &Actor, action: &'static str, detail: &str) {
+    api.telemetry.record(&Fact::Audited { actor: actor.as_str(), action, detail: Some(detail) });
 }
 
 fn unheld(error: &HoldError) -> Refusal {

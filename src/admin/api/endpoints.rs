@@ -1,21 +1,23 @@
 //! Integrators and their endpoints: how they stand.
 
+use std::collections::BTreeSet;
 use std::sync::Arc;
 use std::time::Duration;
 
 use axum::extract::{FromRef, FromRequestParts, Path, State};
 use axum::http::StatusCode;
 use axum::http::request::Parts;
-use axum::response::Response;
+use axum::response::{IntoResponse as _, Response};
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use serde::{Deserialize, Serialize};
 use utoipa::{IntoParams, ToSchema};
 
 use super::Api;
-use super::answer::{Params, Told, json, told};
+use super::answer::{Params, Refusal, Told, json, told};
+use super::log::not_empty;
 use crate::clock;
 use crate::domain::integrator::{Directory, Endpoint, Topics};
-use crate::domain::lane::{Standing as LaneStanding, View};
+use crate::domain::lane::Standing as LaneStanding;
 use crate::domain::names::{EndpointId, IntegratorKey};
 use crate::domain::time::Timestamp;
 
@@ -100,6 +102,15 @@ struct IntegratorShown {
     endpoints: Vec<String>,
 }
 
+/// A page of integrators.
+#[derive(Debug, Serialize, ToSchema)]
+struct IntegratorPage {
+    /// In the order of their keys.
+    integrators: Vec<IntegratorShown>,
+    /// What to ask for as `after` to go on; none at the end.
+    next: Option<String>,
+}
+
 /// Which integrators.
 #[derive(Debug, Deserialize, IntoParams)]
 #[serde(deny_unknown_fields)]
@@ -171,26 +182,33 @@ where
 
 /// All integrators, in the order of their keys.
 #[utoipa::path(get, path = "/api/v1/integrators", tag = "endpoints", params(Integrators), responses(
-    (status = OK, body = Vec<IntegratorShown>),
+    (status = OK, body = IntegratorPage),
     (status = BAD_REQUEST, description = "A parameter is no good.", body = Told),
 ))]
 pub(super) async fn integrators(State(api): State<Api>, Params(wanted): Params<Integrators>) -> Response {
-    let Some(limit) = limit(wanted.limit) else { return bad_limit() };
+    let Some(limit) = limit(wanted.limit) else { return bad_limit().into_response() };
     let directory = Arc::clone(&api.directory.borrow());
-    let prefix = wanted.prefix.unwrap_or_default();
     let mut all = sorted(&directory);
     all.sort_by(|one, other| one.integrator.cmp(&other.integrator));
+    let prefix = wanted.prefix.unwrap_or_default();
     let fits = |key: &str| key.starts_with(&prefix) && wanted.after.as_deref().is_none_or(|after| key > after);
-    let mut shown: Vec<IntegratorShown> = Vec::new();
+    let mut integrators: Vec<IntegratorShown> = Vec::new();
+    let mut has_more = false;
     for endpoint in all.iter().filter(|endpoint| fits(endpoint.integrator.as_str())) {
-        let is_full = shown.len() == limit;
-        match shown.last_mut().filter(|last| last.integrator == endpoint.integrator.as_str()) {
+        let is_full = integrators.len() == limit;
+        match integrators.last_mut().filter(|last| last.integrator == endpoint.integrator.as_str()) {
             Some(last) => last.endpoints.push(endpoint.id.to_string()),
-            None if is_full => break,
-            None => shown.push(IntegratorShown { integrator: endpoint.integrator.to_string(), endpoints: vec![endpoint.id.to_string()] }),
+            None if is_full => {
+                has_more = true;
+                break;
+            }
+            None => {
+                integrators.push(IntegratorShown { integrator: endpoint.integrator.to_string(), endpoints: vec![endpoint.id.to_string()] })
+            }
         }
     }
-    json(StatusCode::OK, &shown)
+    let next = integrators.last().filter(|_| has_more).map(|last| last.integrator.clone());
+    json(StatusCode::OK, &IntegratorPage { integrators, next })
 }
 
 /// Endpoints and how they stand, in the order of integrators and names.
@@ -200,8 +218,8 @@ pub(super) async fn integrators(State(api): State<Api>, Params(wanted): Params<I
 ))]
 pub(super) async fn endpoints(State(api): State<Api>, Params(wanted): Params<Endpoints>) -> Response {
     match page(&api, &wanted) {
-        Some(page) => json(StatusCode::OK, &page),
-        None => bad_limit(),
+        Ok(page) => json(StatusCode::OK, &page),
+        Err(refusal) => refusal.into_response(),
     }
 }
 
@@ -213,37 +231,41 @@ pub(super) async fn endpoint(State(api): State<Api>, Named(endpoint): Named) -> 
     json(StatusCode::OK, &shown(&api, &endpoint))
 }
 
-/// A page of endpoints; `None` for a limit that is none.
-pub(in crate::admin) fn page(api: &Api, wanted: &Endpoints) -> Option<EndpointPage> {
-    let limit = limit(wanted.limit)?;
+/// A page of endpoints.
+pub(in crate::admin) fn page(api: &Api, wanted: &Endpoints) -> Result<EndpointPage, Refusal> {
+    let limit = limit(wanted.limit).ok_or_else(bad_limit)?;
+    not_empty("integrator", wanted.integrator.as_deref())?;
     let directory = Arc::clone(&api.directory.borrow());
-    let mut endpoints = Vec::new();
     let of_integrator = |endpoint: &Endpoint| wanted.integrator.as_deref().is_none_or(|key| key == endpoint.integrator.as_str());
     let is_behind = |endpoint: &Endpoint| wanted.after.as_deref().is_none_or(|after| place(endpoint).as_str() > after);
-    for endpoint in sorted(&directory).into_iter().filter(|endpoint| of_integrator(endpoint) && is_behind(endpoint)) {
-        let shown = shown(api, &endpoint);
-        let fits = match wanted.standing {
-            None => true,
-            Some(Filter::Working) => shown.standing == Standing::Working,
-            Some(Filter::Attention) => shown.standing != Standing::Working,
-        };
-        if fits {
-            endpoints.push(shown);
-        }
-        if endpoints.len() > limit {
-            break;
-        }
-    }
+    let mut all = if wanted.standing == Some(Filter::Attention) { restless(api, &directory) } else { directory.all().cloned().collect() };
+    all.retain(|endpoint| of_integrator(endpoint) && is_behind(endpoint));
+    all.sort_by_cached_key(|endpoint| place(endpoint));
+    let shown = all.iter().map(|endpoint| shown(api, endpoint)).filter(|shown| match wanted.standing {
+        None => true,
+        Some(Filter::Working) => shown.standing == Standing::Working,
+        Some(Filter::Attention) => shown.standing != Standing::Working,
+    });
+    let mut endpoints: Vec<EndpointShown> = shown.take(limit + 1).collect();
     let has_more = endpoints.len() > limit;
     endpoints.truncate(limit);
     let next = endpoints.last().filter(|_| has_more).map(|last| path_of(&last.integrator, &last.endpoint));
-    Some(EndpointPage { endpoints, next })
+    Ok(EndpointPage { endpoints, next })
+}
+
+/// Endpoints that may need a look. There are few of them, where there are thousands in all.
+fn restless(api: &Api, directory: &Directory) -> Vec<Arc<Endpoint>> {
+    let holds = Arc::clone(&api.holds.in_force().borrow());
+    let lanes = api.worker.lanes().into_iter().filter(|(.., view)| view.standing != LaneStanding::Working);
+    let lanes = lanes.map(|(integrator, endpoint, _)| (integrator, endpoint));
+    let held = holds.iter().map(|(integrator, endpoint, _)| (integrator.clone(), endpoint.clone()));
+    let names: BTreeSet<_> = lanes.chain(held).collect();
+    names.iter().filter_map(|(integrator, endpoint)| directory.endpoint(integrator, endpoint).cloned()).collect()
 }
 
 /// An endpoint and how it stands.
 pub(in crate::admin) fn shown(api: &Api, endpoint: &Endpoint) -> EndpointShown {
-    let stopped = View { standing: LaneStanding::Working, in_flight: 0, waiting: 0, oldest: None, parked: 0 };
-    let view = api.worker.lane(endpoint).unwrap_or(stopped);
+    let view = api.worker.lane(endpoint);
     let holds = api.holds.in_force();
     let hold = holds.borrow().on(&endpoint.integrator, &endpoint.id).cloned();
     let now = clock::now();
@@ -310,8 +332,8 @@ fn limit(limit: Option<usize>) -> Option<usize> {
     limit.map_or(Some(100), |limit| (1..=MOST).contains(&limit).then_some(limit))
 }
 
-fn bad_limit() -> Response {
-    told(StatusCode::BAD_REQUEST, "`limit` is 1 to 500")
+fn bad_limit() -> Refusal {
+    Refusal::new(StatusCode::BAD_REQUEST, "`limit` is 1 to 500")
 }
 
 fn before(now: Timestamp, ago: Duration) -> Timestamp {

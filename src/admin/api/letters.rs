@@ -53,6 +53,7 @@ pub(super) struct How {
     (status = OK, body = Page),
     (status = BAD_REQUEST, description = "A parameter is no good.", body = Told),
     (status = NOT_FOUND, description = "There is no such queue.", body = Told),
+    (status = TOO_MANY_REQUESTS, description = "Ten looks, and one more a second.", body = Told),
     (status = SERVICE_UNAVAILABLE, description = "The queue cannot be looked at now.", body = Told),
 ))]
 pub(super) async fn letters(State(api): State<Api>, Path(queue): Path<String>, Params(wanted): Params<Wanted>) -> Response {
@@ -80,6 +81,9 @@ pub(super) async fn start(
     if how.dry_run == Some(true) {
         // Nobody has to say `all` to have everything counted.
         let spec = JobSpec { all: true, ..spec };
+        if api.looks.check().is_err() {
+            return Refusal::new(StatusCode::TOO_MANY_REQUESTS, "one look a second, as each takes the whole queue in hand").into_response();
+        }
         let count = async {
             spec.check()?;
             api.jobs.count(&spec).await
@@ -137,11 +141,30 @@ pub(super) async fn resume(State(api): State<Api>, Extension(actor): Extension<A
     told(job.await)
 }
 
+impl Wanted {
+    /// What a form sends: fields that are left empty are not meant.
+    pub(in crate::admin) fn of_form(self) -> Self {
+        let given = |text: Option<String>| text.map(|text| text.trim().to_owned()).filter(|text| !text.is_empty());
+        Self {
+            integrator: given(self.integrator),
+            endpoint: given(self.endpoint),
+            reason: given(self.reason),
+            event: given(self.event),
+            since: given(self.since),
+            until: given(self.until),
+            ..self
+        }
+    }
+}
+
 /// Letters of a queue.
 pub(in crate::admin) async fn looked(api: &Api, queue: Queue, wanted: &Wanted) -> Result<Page, Refusal> {
     let limit = wanted.limit.unwrap_or(100);
     if !(1..=MOST_LISTED).contains(&limit) {
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "`limit` is 1 to 1000"));
+    }
+    if api.looks.check().is_err() {
+        return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "one look a second, as each takes the whole queue in hand"));
     }
     Ok(api.jobs.letters(queue, &filter(wanted)?, wanted.after.unwrap_or(0), limit).await?)
 }
@@ -149,12 +172,11 @@ pub(in crate::admin) async fn looked(api: &Api, queue: Queue, wanted: &Wanted) -
 /// The filter that is asked for.
 pub(in crate::admin) fn filter(wanted: &Wanted) -> Result<Filter, Refusal> {
     let now = clock::now();
-    let given = |text: &Option<String>| text.clone().filter(|text| !text.is_empty());
     Ok(Filter {
-        integrator: given(&wanted.integrator),
-        endpoint: given(&wanted.endpoint),
-        reason: given(&wanted.reason),
-        event: given(&wanted.event),
+        integrator: wanted.integrator.clone(),
+        endpoint: wanted.endpoint.clone(),
+        reason: wanted.reason.clone(),
+        event: wanted.event.clone(),
         since: time("since", wanted.since.as_deref(), now)?,
         until: time("until", wanted.until.as_deref(), now)?,
         limit: None,

@@ -13,13 +13,11 @@ use crate::clock;
 use crate::config::parse_duration;
 use crate::domain::time::Timestamp;
 use crate::store::entry::What;
-use crate::store::health::{Point, Report, Span};
-use crate::store::listing::{Class, Cursor, Filter, Followed, Page};
+use crate::store::health::{History, Report, Span};
+use crate::store::listing::{Class, Cursor, Filter, Followed, PAGE_LIMIT, Page};
 use crate::store::story::Story;
 use crate::store::{Desk, StoreError};
 
-/// Most entries of one page.
-const MOST_ENTRIES: usize = 500;
 /// Most events of one answer.
 const MOST_EVENTS: usize = 100;
 
@@ -44,6 +42,7 @@ pub(in crate::admin) struct Wanted {
     #[param(inline)]
     pub class: Option<Class>,
     /// Attempts that were answered with this status.
+    #[param(minimum = 100, maximum = 999)]
     pub status: Option<u16>,
     /// Recorded at this time or later: RFC 3339, or that long ago, such as `2h`.
     pub since: Option<String>,
@@ -75,7 +74,7 @@ pub(super) struct Search {
 #[serde(deny_unknown_fields)]
 #[into_params(parameter_in = Query)]
 pub(in crate::admin) struct When {
-    /// From this minute on: RFC 3339, or that long ago, such as `2h`. Default: an hour ago.
+    /// From this minute on: RFC 3339 (without offset: UTC), or that long ago, such as `2h`; at most 93 days. Default: an hour ago.
     pub since: Option<String>,
     /// To this minute: RFC 3339, or that long ago. Default: now.
     pub until: Option<String>,
@@ -142,7 +141,7 @@ pub(super) async fn health(State(api): State<Api>, Params(when): Params<When>) -
 
 /// How all endpoints together have been over time, the oldest first: a point for each step in which something was tried.
 #[utoipa::path(get, path = "/api/v1/history", tag = "log", params(When), responses(
-    (status = OK, body = Vec<Point>),
+    (status = OK, body = History),
     (status = BAD_REQUEST, description = "A parameter is no good.", body = Told),
     (status = CONFLICT, description = "There is no delivery log.", body = Told),
     (status = SERVICE_UNAVAILABLE, description = "The delivery log cannot be read.", body = Told),
@@ -170,7 +169,7 @@ pub(super) async fn endpoint_health(State(api): State<Api>, Named(endpoint): Nam
 /// How one endpoint has been over time, the oldest first: a point for each step in which something was tried.
 #[utoipa::path(get, path = "/api/v1/endpoints/{integrator}/{endpoint}/history", tag = "log",
     params(("integrator" = String, Path, description = "The integrator's key", example = "acme"), ("endpoint" = String, Path, description = "The endpoint's name", example = "main"), When),
-    responses((status = OK, body = Vec<Point>), (status = BAD_REQUEST, description = "A parameter is no good.", body = Told),
+    responses((status = OK, body = History), (status = BAD_REQUEST, description = "A parameter is no good.", body = Told),
         (status = NOT_FOUND, description = "There is no such endpoint.", body = Told), (status = CONFLICT, description = "There is no delivery log.", body = Told),
         (status = SERVICE_UNAVAILABLE, description = "The delivery log cannot be read.", body = Told)))]
 pub(super) async fn endpoint_history(State(api): State<Api>, Named(endpoint): Named, Params(when): Params<When>) -> Response {
@@ -183,8 +182,14 @@ pub(super) async fn endpoint_history(State(api): State<Api>, Named(endpoint): Na
 /// A page of entries.
 pub(in crate::admin) async fn listed(api: &Api, wanted: Wanted) -> Result<Page, Refusal> {
     let limit = wanted.limit.unwrap_or(100);
-    if !(1..=MOST_ENTRIES).contains(&limit) {
+    if !(1..=PAGE_LIMIT).contains(&limit) {
         return Err(bad("`limit` is 1 to 500"));
+    }
+    for (name, text) in [("integrator", &wanted.integrator), ("endpoint", &wanted.endpoint), ("topic", &wanted.topic)] {
+        not_empty(name, text.as_deref())?;
+    }
+    if wanted.status.is_some_and(|status| !(100..=999).contains(&status)) {
+        return Err(bad("`status` is 100 to 999"));
     }
     let now = clock::now();
     let cursor = wanted.cursor.map(|text| text.parse::<Cursor>()).transpose().map_err(|fault| bad(&format!("`cursor` {fault}")))?;
@@ -219,7 +224,7 @@ pub(in crate::admin) async fn report(api: &Api, when: &When, endpoint: Option<(&
 }
 
 /// How an endpoint, or all of them together, has been over time.
-pub(in crate::admin) async fn history(api: &Api, when: &When, endpoint: Option<(&str, &str)>) -> Result<Vec<Point>, Refusal> {
+pub(in crate::admin) async fn history(api: &Api, when: &When, endpoint: Option<(&str, &str)>) -> Result<History, Refusal> {
     let (span, step) = span(when)?;
     desk(api)?.history(endpoint, span, step).await.map_err(|error| unread(&error))
 }
@@ -250,6 +255,11 @@ fn desk(api: &Api) -> Result<&Desk, Refusal> {
 
 fn unread(error: &StoreError) -> Refusal {
     Refusal::new(StatusCode::SERVICE_UNAVAILABLE, format!("the delivery log cannot be read: {error}"))
+}
+
+/// Nothing is called so, and everything is not meant: a script whose variable is not set is to learn so.
+pub(in crate::admin) fn not_empty(name: &str, text: Option<&str>) -> Result<(), Refusal> {
+    if text == Some("") { Err(bad(&format!("`{name}` is empty; leave it out for any"))) } else { Ok(()) }
 }
 
 fn bad(message: &str) -> Refusal {

@@ -6,6 +6,7 @@ mod answer;
 mod endpoints;
 pub(super) mod letters;
 pub(super) mod log;
+pub(super) mod pauses;
 mod process;
 mod stream;
 
@@ -64,6 +65,8 @@ pub struct Api {
     pub worker: Insight,
     /// Endpoints that operators have paused.
     pub holds: Arc<HoldKeeper>,
+    /// Limits how often queues of letters are looked at: each look counts against the delivery limit of every message.
+    pub looks: Arc<DefaultDirectRateLimiter>,
     /// Limits how often endpoints are pinged.
     pub pings: Arc<DefaultDirectRateLimiter>,
     /// What happens right now.
@@ -83,6 +86,13 @@ impl Api {
         Arc::new(RateLimiter::direct(Quota::per_second(NonZeroU32::MIN)))
     }
 
+    /// Ten, and one more a second.
+    #[must_use]
+    pub fn ten_and_one_a_second() -> Arc<DefaultDirectRateLimiter> {
+        const TEN: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
+        Arc::new(RateLimiter::direct(Quota::per_second(NonZeroU32::MIN).allow_burst(TEN)))
+    }
+
     /// Room for so many who watch at one time: a quarter of all connections.
     #[must_use]
     pub fn room_for_watchers() -> Arc<Semaphore> {
@@ -94,7 +104,7 @@ impl Api {
 #[derive(OpenApi)]
 #[openapi(
     info(title = "callbackd", description = "What operators may ask and change. Where tokens are configured, each request carries one: `authorization: Bearer …`; \
-        without, it must come from the machine itself. Whatever changes something leaves a line `audit` in the log."),
+        without, it must come from the machine itself. A token makes at most 50 requests a second, with bodies of at most 64 KiB. Whatever changes something leaves a line `audit` in the log."),
     tags((name = "process"), (name = "endpoints"), (name = "live"), (name = "log"), (name = "letters")),
     security(("token" = []), ()),
     modifiers(&Scheme),
@@ -104,11 +114,35 @@ struct Document;
 struct Scheme;
 
 impl utoipa::Modify for Scheme {
+    /// Adds what holds for every operation: the token, and what the gate answers.
     fn modify(&self, openapi: &mut utoipa::openapi::OpenApi) {
         use utoipa::openapi::security::{Http, HttpAuthScheme, SecurityScheme};
         let components = openapi.components.get_or_insert_default();
         components.add_security_scheme("token", SecurityScheme::Http(Http::new(HttpAuthScheme::Bearer)));
     }
+}
+
+/// What the gate answers, whatever is asked.
+const OF_THE_GATE: [(&str, &str); 4] = [
+    ("401", "There is no token, or a wrong one."),
+    ("403", "The token may change nothing, or a page from elsewhere asks."),
+    ("413", "The body has more than 64 KiB, or does not say how many."),
+    ("429", "More than 50 requests a second with this token, or too many wrong tokens; or more of this kind than may be."),
+];
+
+/// The document with what the gate answers in every operation.
+fn with_the_gate(mut document: utoipa::openapi::OpenApi) -> utoipa::openapi::OpenApi {
+    use utoipa::openapi::{ContentBuilder, Ref, RefOr, ResponseBuilder};
+    for item in document.paths.paths.values_mut() {
+        for operation in [&mut item.get, &mut item.post, &mut item.delete].into_iter().flatten() {
+            for (status, description) in OF_THE_GATE {
+                let content = ContentBuilder::new().schema(Some(Ref::from_schema_name("Told"))).build();
+                let response = ResponseBuilder::new().description(description).content("application/json", content).build();
+                operation.responses.responses.entry(status.to_owned()).or_insert(RefOr::T(response));
+            }
+        }
+    }
+    document
 }
 
 struct Gate {
@@ -129,6 +163,8 @@ pub(super) fn router(api: Api, access: Arc<Access>) -> Router {
         .routes(routes!(actions::pause))
         .routes(routes!(actions::resume))
         .routes(routes!(actions::ping))
+        .routes(routes!(pauses::pauses))
+        .routes(routes!(pauses::end))
         .routes(routes!(stream::stream))
         .routes(routes!(log::attempts))
         .routes(routes!(log::events))
@@ -142,7 +178,7 @@ pub(super) fn router(api: Api, access: Arc<Access>) -> Router {
         .routes(routes!(letters::cancel))
         .routes(routes!(letters::resume))
         .split_for_parts();
-    let document: Arc<str> = document.to_json().unwrap_or_default().into();
+    let document: Arc<str> = with_the_gate(document).to_json().unwrap_or_default().into();
     routes
         .route("/api/openapi.json", get(async move || ([(header::CONTENT_TYPE, "application/json")], document.to_string()).into_response()))
         .route("/api/{*path}", axum::routing::any(nothing))

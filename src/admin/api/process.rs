@@ -27,6 +27,8 @@ struct Status {
     endpoints: usize,
     /// Endpoints that operators have paused.
     paused: usize,
+    /// Whether it is known which those are.
+    pauses_known: bool,
     /// Requests in flight.
     in_flight: usize,
 }
@@ -42,6 +44,7 @@ pub(super) async fn status(State(api): State<Api>) -> Response {
         integrators: directory.len(),
         endpoints: directory.all().count(),
         paused: api.holds.in_force().borrow().len(),
+        pauses_known: api.holds.is_known(),
         in_flight: api.telemetry.in_flight(),
     };
     json(StatusCode::OK, &status)

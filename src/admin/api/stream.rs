@@ -14,6 +14,7 @@ use utoipa::IntoParams;
 
 use super::Api;
 use super::answer::{Params, Told, told};
+use super::log::not_empty;
 use crate::live::{Glimpse, Watch};
 
 /// A stream ends after so long, before its connection does, and browsers go on where it ended.
@@ -42,13 +43,17 @@ impl Watched {
 }
 
 /// What happens at this worker right now: an event `glimpse` for each attempt, dead letter, rejected or skipped event, at most a hundred a
-/// second in all. A stream ends after 50 s; with `last-event-id` the next one goes on where it ended.
+/// second of what is asked for. A stream ends after 50 s; with `last-event-id` the next one goes on where it ended.
 #[utoipa::path(get, path = "/api/v1/stream", tag = "live", params(Watched), responses(
     (status = OK, content_type = "text/event-stream", body = Glimpse),
     (status = BAD_REQUEST, description = "A parameter is no good.", body = Told),
     (status = SERVICE_UNAVAILABLE, description = "Too many watch already.", body = Told),
 ))]
 pub(super) async fn stream(State(api): State<Api>, headers: HeaderMap, Params(watched): Params<Watched>) -> Response {
+    let given = [("integrator", &watched.integrator), ("endpoint", &watched.endpoint)];
+    if let Err(refusal) = given.into_iter().try_for_each(|(name, text)| not_empty(name, text.as_deref())) {
+        return refusal.into_response();
+    }
     let Ok(place) = api.watchers.clone().try_acquire_owned() else {
         return told(StatusCode::SERVICE_UNAVAILABLE, "16 watch already; come back later");
     };
@@ -64,12 +69,8 @@ pub(super) async fn stream(State(api): State<Api>, headers: HeaderMap, Params(wa
 }
 
 async fn next(watch: &mut Watch, watched: &Watched) -> Option<Event> {
-    loop {
-        let glimpse = watch.next().await?;
-        if watched.fits(&glimpse) {
-            // Nothing in it can fail to be JSON.
-            let data = serde_json::to_string(&*glimpse).unwrap_or_default();
-            return Some(Event::default().id(glimpse.id.to_string()).event("glimpse").data(data));
-        }
-    }
+    let glimpse = watch.next(|glimpse| watched.fits(glimpse)).await?;
+    // Nothing in it can fail to be JSON.
+    let data = serde_json::to_string(&glimpse).unwrap_or_default();
+    Some(Event::default().id(glimpse.id.to_string()).event("glimpse").data(data))
 }

@@ -14,7 +14,7 @@ use crate::admin::api::{Named, Params, Refusal};
 use crate::clock;
 use crate::config::parse_duration;
 use crate::domain::time::Timestamp;
-use crate::store::health::Point;
+use crate::store::health::{History, Point};
 
 /// Spans that can be looked at: how they are called, and how many minutes one point of each stands for.
 pub(super) const SPANS: [(&str, u32); 4] = [("1h", 1), ("6h", 5), ("24h", 15), ("7d", 120)];
@@ -58,7 +58,7 @@ async fn answer(console: &Console, drawn: &Drawn, endpoint: Option<(&str, &str)>
     let until = clock::now().seconds();
     let length = parse_duration(span).map_or(0, |span| i64::try_from(span.as_secs()).unwrap_or(0));
     match history(&console.api, &when, endpoint).await {
-        Ok(points) => {
+        Ok(History { points, .. }) => {
             let text = drawn_by(drawn.what, &points, (until - length, until), i64::from(step) * 60).to_string();
             ([(header::CONTENT_TYPE, "application/json")], text).into_response()
         }

@@ -3,7 +3,7 @@
 use std::collections::HashMap;
 
 use axum::Form;
-use axum::extract::{Extension, State};
+use axum::extract::{Extension, Path, State};
 use axum::http::StatusCode;
 use axum::response::{IntoResponse as _, Redirect, Response};
 use maud::{Markup, html};
@@ -17,6 +17,7 @@ use super::overview::per_cent;
 use super::page::{Frame, Place, card, fragment, moment, span};
 use crate::admin::access::Actor;
 use crate::admin::api::log::{Wanted as Entries, When, listed, report};
+use crate::admin::api::pauses;
 use crate::admin::api::{
     EndpointFilter, EndpointPage, EndpointShown, Endpoints, Named, Params, Pause, Refusal, Standing, endpoint_page, hold, path_of, pinged,
     release, shown,
@@ -72,7 +73,6 @@ pub(super) async fn list(State(console): State<Console>, Extension(frame): Exten
     let integrator = Some(wanted.integrator.trim().to_owned()).filter(|key| !key.is_empty());
     let standing = wanted.attention.as_ref().map(|_| EndpointFilter::Attention);
     let asked = Endpoints { integrator, standing, after: wanted.after.clone(), limit: Some(100) };
-    // The limit is a good one.
     let page = endpoint_page(&console.api, &asked).unwrap_or(EndpointPage { endpoints: Vec::new(), next: None });
     let when = When { since: Some("1h".to_owned()), ..When::default() };
     let report = report(&console.api, &when, None).await;
@@ -82,8 +82,10 @@ pub(super) async fn list(State(console): State<Console>, Extension(frame): Exten
             label { input type="checkbox" name="attention" value="1" checked[wanted.attention.is_some()]; " only what needs a look" }
             button { "Show" }
         }
+        @if let Err(refusal) = &report { p.note { "How endpoints have been is not known: " (refusal.message) } }
         (table(&frame, &page.endpoints, &Recent::of(&report), "No endpoint fits."))
         @if let Some(next) = &page.next { p { a href=(frame.link(&format!("/endpoints?{}", query(&wanted, next)))) { "More" } } }
+        (forgotten(&console, &frame))
     };
     frame.page(Place::Endpoints, "Endpoints", &body)
 }
@@ -95,6 +97,39 @@ fn query(wanted: &Wanted, next: &str) -> String {
         query.append_pair("attention", "1");
     }
     query.finish()
+}
+
+/// Pauses of endpoints that are not configured any more: each would count again if its endpoint came back.
+fn forgotten(console: &Console, frame: &Frame) -> Markup {
+    let all = pauses::all(&console.api);
+    let gone: Vec<_> = all.pauses.iter().filter(|pause| !pause.is_configured).collect();
+    html! {
+        @if !all.known { p.note.bad role="alert" { (UNKNOWN) } }
+        @if !gone.is_empty() {
+            h2 { "Paused, and not configured any more" }
+            div.scroll { table { tbody { @for pause in gone { tr {
+                td { (pause.integrator) " / " (pause.endpoint) }
+                td { "since " (moment(&pause.since)) " by " (pause.paused_by) @if let Some(reason) = &pause.reason { ": " (reason) } }
+                td { form method="post" action=(frame.link(&format!("/pauses/{}/end", path_of(&pause.integrator, &pause.endpoint)))) { button { "End the pause" } } }
+            } } } } }
+        }
+    }
+}
+
+/// What is said where it is not known who is paused.
+pub(super) const UNKNOWN: &str = "Which endpoints operators have paused is not known: the delivery log's database has been away since this worker started. Endpoints that were paused before are \
+                                  called. Mend the database, or take such an endpoint out of integrators.toml.";
+
+/// Ends the pause of an endpoint that is not configured any more.
+pub(super) async fn end_pause(
+    State(console): State<Console>,
+    (Extension(frame), Extension(actor)): (Extension<Frame>, Extension<Actor>),
+    Path(names): Path<(String, String)>,
+) -> Response {
+    match pauses::ended(&console.api, &actor, names).await {
+        Ok(()) => Redirect::to(&frame.link("/endpoints")).into_response(),
+        Err(refusal) => frame.refused(Place::Endpoints, &refusal),
+    }
 }
 
 /// A table of endpoints.
@@ -109,7 +144,7 @@ pub(super) fn table(frame: &Frame, endpoints: &[EndpointShown], recent: &Recent<
                         td { (standing(one)) }
                         td.mono { (one.host) }
                         @let health = recent.on(one);
-                        td.number { (health.map_or_else(|| "-".to_owned(), |health| per_cent(health.delivered, attempts_of(health)))) }
+                        td.number { (health.map_or_else(|| "-".to_owned(), |health| per_cent(health.delivered, health.attempts()))) }
                         td.number { (health.and_then(|health| health.p99_ms).map_or_else(|| "-".to_owned(), |millis| format!("{millis:.0} ms"))) }
                         td.number { (one.in_flight) }
                         td.number { (one.waiting) }
@@ -121,11 +156,8 @@ pub(super) fn table(frame: &Frame, endpoints: &[EndpointShown], recent: &Recent<
     }
 }
 
-const fn attempts_of(health: &Health) -> i64 {
-    health.delivered + health.retried + health.dead
-}
-
-fn standing(one: &EndpointShown) -> Markup {
+/// How an endpoint stands, in a word.
+pub(super) fn standing(one: &EndpointShown) -> Markup {
     let (kind, word) = match one.standing {
         Standing::Working => ("good", "working"),
         Standing::Doubtful => ("warn", "trying again"),
@@ -158,11 +190,12 @@ pub(super) async fn one(
         ..Entries::default()
     };
     let recent = listed(&console.api, wanted).await;
+    let database = console.api.config.delivery_log.database.as_ref().map(ToString::to_string).unwrap_or_default();
     let path = format!("/endpoints/{}", path_of(&one.integrator, &one.endpoint));
     let body = html! {
         p.about { (standing(&one)) " " span.mono { (one.host) } ", " (one.format) ", "
             @match &one.topics { None => "all topics", Some(topics) => { (topics.join(", ")) } } }
-        (explained(&one))
+        (explained(&one, &database))
         div.cards {
             (card("In flight", &one.in_flight.to_string(), &format!("at most {}", one.policy.max_in_flight)))
             (card("Waiting in line", &one.waiting.to_string(), &one.oldest_ms.map(|oldest| format!("the first for {}", span(oldest))).unwrap_or_default()))
@@ -178,7 +211,7 @@ pub(super) async fn one(
     frame.page(Place::Endpoints, &format!("{} / {}", one.integrator, one.endpoint), &body)
 }
 
-fn explained(one: &EndpointShown) -> Markup {
+fn explained(one: &EndpointShown, database: &str) -> Markup {
     let until = |text: &str| html! { @if let Some(until) = &one.until { (text) (moment(until)) } };
     html! {
         @match one.standing {
@@ -188,7 +221,8 @@ fn explained(one: &EndpointShown) -> Markup {
             Standing::Gone => { p.note.bad { "It answered 410; its events wait." (until(" It is tried again when its configuration changes, or at ")) } }
             Standing::Paused => { p.note {
                 "Paused by " (one.paused_by.as_deref().unwrap_or("?")) @if let Some(since) = &one.since { " at " (moment(since)) } (until(", until "))
-                @if let Some(reason) = &one.reason { ": " (reason) } ". Its events wait."
+                @if let Some(reason) = &one.reason { ": " (reason) } ". Its events wait, and are given up when they are " (span(one.policy.max_age_s.saturating_mul(1000)))
+                " old; after it goes on, the last of them may come as much as a quarter of the pause later. It holds for all workers that share " code { (database) } "."
             } }
         }
     }
@@ -218,7 +252,7 @@ fn figures(health: &Health) -> Markup {
     let classes = health.classes.iter().map(|(class, count)| format!("{class}: {count}")).collect::<Vec<_>>().join(", ");
     html! {
         div.cards {
-            (card("Succeeded", &per_cent(health.delivered, attempts_of(health)), &format!("of {} attempts", attempts_of(health))))
+            (card("Succeeded", &per_cent(health.delivered, health.attempts()), &format!("of {} attempts", health.attempts())))
             (card("Half take", &millis(health.p50_ms), &format!("99 % take {}", millis(health.p99_ms))))
             (card("Dead letters", &health.given_up.to_string(), &format!("{} rejected", health.rejected)))
         }
@@ -248,11 +282,16 @@ fn attempts(frame: &Frame, recent: &Result<Page, Refusal>) -> Markup {
 }
 
 fn actions(frame: &Frame, path: &str, one: &EndpointShown) -> Markup {
+    let query = |pairs: &[(&str, &str)]| url::form_urlencoded::Serializer::new(String::new()).extend_pairs(pairs).finish();
+    let letters = query(&[("integrator", &one.integrator), ("endpoint", &one.endpoint)]);
+    let live = query(&[("integrator", &one.integrator)]);
     html! {
         div.row {
             form method="post" action=(frame.link(&format!("{path}/ping"))) hx-post=(frame.link(&format!("{path}/ping"))) hx-target="#pong" hx-swap="innerHTML" {
                 button { "Ping" }
             }
+            a.button href=(frame.link(&format!("/letters/dead?{letters}"))) { "Its dead letters" }
+            a.button href=(frame.link(&format!("/live?{live}"))) { "Watch it" }
             @if one.standing == Standing::Paused {
                 form method="post" action=(frame.link(&format!("{path}/resume"))) { button.main { "Resume" } }
             }
@@ -292,7 +331,7 @@ pub(super) async fn resume(
     (Extension(frame), Extension(actor)): (Extension<Frame>, Extension<Actor>),
     Named(endpoint): Named,
 ) -> Response {
-    match release(&console.api, &actor, &endpoint).await {
+    match release(&console.api, &actor, (&endpoint.integrator, &endpoint.id)).await {
         Ok(()) => back(&frame, &endpoint),
         Err(refusal) => frame.refused(Place::Endpoints, &refusal),
     }

@@ -11,8 +11,10 @@ use super::Console;
 use super::page::{Frame, Place, card, fragment, moment, number};
 use crate::admin::access::Actor;
 use crate::admin::api::letters::{Wanted, filter, job_by, looked, queue_by};
-use crate::admin::api::{Params, Refusal};
-use crate::letters::{Job, JobKind, JobSpec, JobState, Letter, Page, Queue};
+use crate::admin::api::{Params, Refusal, path_of};
+use crate::clock;
+use crate::domain::time::Timestamp;
+use crate::letters::{Count, Filter, Job, JobKind, JobSpec, JobState, Letter, Page, Queue};
 
 /// Letters of one page.
 const LETTERS: usize = 50;
@@ -37,12 +39,14 @@ pub(super) struct Asked {
     until: String,
     /// How many it was said to be. Without it, nothing is done yet: it is counted and asked.
     fitting: Option<usize>,
+    /// When that was asked.
+    asked_at: Option<i64>,
 }
 
 impl Asked {
     fn wanted(&self) -> Wanted {
-        let given = |text: &str| Some(text.trim().to_owned()).filter(|text| !text.is_empty());
-        Wanted {
+        let given = |text: &String| Some(text.clone());
+        let wanted = Wanted {
             integrator: given(&self.integrator),
             endpoint: given(&self.endpoint),
             reason: given(&self.reason),
@@ -51,7 +55,8 @@ impl Asked {
             until: given(&self.until),
             after: None,
             limit: None,
-        }
+        };
+        wanted.of_form()
     }
 
     fn spec(&self, queue: Queue) -> Result<JobSpec, Refusal> {
@@ -71,15 +76,12 @@ pub(super) async fn list(
     Path(queue): Path<String>,
     Params(wanted): Params<Wanted>,
 ) -> Response {
-    let page = async {
-        let queue = queue_by(&queue)?;
-        let page = looked(&console.api, queue, &Wanted { limit: Some(LETTERS), ..wanted.clone() }).await?;
-        Ok((queue, page))
-    };
-    let (queue, page) = match page.await {
-        Ok(page) => page,
+    let queue = match queue_by(&queue) {
+        Ok(queue) => queue,
         Err(refusal) => return frame.refused(Place::Letters, &refusal),
     };
+    let wanted = wanted.of_form();
+    let page = looked(&console.api, queue, &Wanted { limit: Some(LETTERS), ..wanted.clone() }).await;
     let jobs = console.api.jobs.list().await;
     let body = html! {
         div.row role="navigation" aria-label="Queues" { @for one in Queue::ALL {
@@ -87,14 +89,34 @@ pub(super) async fn list(
         } }
         p.about { (about(queue)) }
         (fields(queue, &wanted))
-        @if let Some(note) = &page.note { p.note.bad { (note) } }
-        p { b { (number(page.fitting as u64)) } " of " (number(page.seen as u64)) " fit." }
-        (table(&frame, &page))
-        @if let Some(next) = page.next { p { a href=(frame.link(&format!("/letters/{}?{}", queue.as_str(), query(&wanted, next)))) { "More" } } }
-        @if page.fitting > 0 { (ask(&frame, queue, &wanted)) }
+        @match &page {
+            // The jobs may be what one wants to see just then.
+            Err(refusal) => { p.note.bad role="alert" { "The letters cannot be shown: " (refusal.message) } }
+            Ok(page) => { (shown(&frame, queue, &wanted, page, &jobs)) }
+        }
         (listed(&frame, &jobs))
     };
     frame.page(Place::Letters, title(queue), &body)
+}
+
+fn shown(frame: &Frame, queue: Queue, wanted: &Wanted, page: &Page, jobs: &[Job]) -> Markup {
+    let is_held = jobs.iter().any(|job| job.spec.queue == queue && job.state == JobState::Running);
+    html! {
+        @if let Some(note) = &page.note { p.note.bad { (note) } }
+        @if is_held { p.note { "A job works on this queue: letters that it has in hand are not seen here at this moment." } }
+        @else if page.seen == 0 { p.about { "The queue is empty, or somebody else has its letters in hand at this moment (another worker's page, " code { "callbackd dead" } ")." } }
+        p { b { (number(page.fitting as u64)) } " of " (number(page.seen as u64)) " fit." }
+        (table(frame, page))
+        @if let Some(next) = page.next { p { a href=(frame.link(&format!("/letters/{}?{}", queue.as_str(), query(wanted, next)))) { "More" } } }
+        @if page.fitting > 0 { (ask(frame, queue, wanted)) }
+    }
+}
+
+/// All jobs that are remembered.
+pub(super) async fn jobs(State(console): State<Console>, Extension(frame): Extension<Frame>) -> Response {
+    let jobs = console.api.jobs.list().await;
+    let body = html! { @if jobs.is_empty() { p.about { "No letters have been replayed or discarded by a job." } } (listed(&frame, &jobs)) };
+    frame.page(Place::Letters, "Jobs", &body)
 }
 
 const fn title(queue: Queue) -> &'static str {
@@ -169,7 +191,10 @@ fn row(frame: &Frame, letter: &Letter) -> Markup {
     let who = [letter.integrator.as_deref(), letter.endpoint.as_deref()].into_iter().flatten().collect::<Vec<_>>().join(" / ");
     html! { tr {
         td.time { @if let Some(at) = letter.dead_at { (moment(&at.to_string())) } }
-        td { (who) }
+        td { @match (&letter.integrator, &letter.endpoint) {
+            (Some(integrator), Some(endpoint)) => { a href=(frame.link(&format!("/endpoints/{}", path_of(integrator, endpoint)))) { (who) } }
+            _ => { (who) }
+        } }
         td.mono { @if let Some(event) = &letter.event { a href=(frame.link(&format!("/events?{}", found_by(event, letter.integrator.as_deref())))) { (event) } } }
         td title=[letter.detail.as_deref()] { span.tag { (letter.reason.as_deref().unwrap_or("?")) } }
         td.number { (letter.attempts) }
@@ -210,18 +235,23 @@ pub(super) async fn asked(
         let queue = queue_by(&queue)?;
         let spec = asked.spec(queue)?;
         let Some(fitting) = asked.fitting else {
-            return Ok(frame.page(Place::Letters, title(queue), &question(&frame, queue, &asked, &console.api.jobs.count(&spec).await?)));
+            let asked_at = clock::now();
+            let count = console.api.jobs.count(&spec).await?;
+            return Ok(frame.page(Place::Letters, title(queue), &question(&frame, (queue, &asked), &spec, (&count, asked_at))));
         };
-        // No more than they were asked about.
-        let spec = JobSpec { filter: crate::letters::Filter { limit: Some(fitting), ..spec.filter }, ..spec };
-        let job = console.api.jobs.start(spec, actor.as_str())?;
+        // What they were asked about: so many at most, of those that were there then.
+        let spec = JobSpec { filter: Filter { limit: Some(fitting), ..spec.filter }, ..spec };
+        let asked_at = asked.asked_at.map_or_else(clock::now, Timestamp::from_millis);
+        let job = console.api.jobs.start_as_of(spec, actor.as_str(), asked_at)?;
         Ok::<_, Refusal>(Redirect::to(&frame.link(&format!("/jobs/{}", job.id))).into_response())
     };
     outcome.await.unwrap_or_else(|refusal| frame.refused(Place::Letters, &refusal))
 }
 
-fn question(frame: &Frame, queue: Queue, asked: &Asked, count: &crate::letters::Count) -> Markup {
-    let wanted = asked.wanted();
+fn question(frame: &Frame, (queue, asked): (Queue, &Asked), spec: &JobSpec, (count, asked_at): (&Count, Timestamp)) -> Markup {
+    // Times that are relative to now would be others when the answer comes.
+    let time = |time: Option<Timestamp>| time.map(|time| time.to_string());
+    let wanted = Wanted { since: time(spec.filter.since), until: time(spec.filter.until), ..asked.wanted() };
     let (verb, kind) = match asked.kind {
         JobKind::Replay => ("Replay", "replay"),
         JobKind::Discard => ("Discard for good", "discard"),
@@ -235,6 +265,7 @@ fn question(frame: &Frame, queue: Queue, asked: &Asked, count: &crate::letters::
             (hidden(&wanted))
             input type="hidden" name="rate" value=(asked.rate);
             input type="hidden" name="fitting" value=(count.fitting);
+            input type="hidden" name="asked_at" value=(asked_at.millis());
             @if count.fitting > 0 { button.main name="kind" value=(kind) { (verb) " " (number(count.fitting)) } }
             a.button href=(frame.link(&format!("/letters/{}", queue.as_str()))) { "No" }
         }
@@ -312,6 +343,7 @@ fn watched(frame: &Frame, job: &Job) -> Markup {
 
 fn state(job: &Job) -> Markup {
     let kind = match job.state {
+        JobState::Done if job.progress.failed > 0 || job.note.is_some() => "warn",
         JobState::Done => "good",
         JobState::Failed { .. } => "bad",
         JobState::Cancelled | JobState::Interrupted => "warn",
@@ -334,15 +366,16 @@ fn told(job: &Job) -> String {
 fn listed(frame: &Frame, jobs: &[Job]) -> Markup {
     html! {
         @if !jobs.is_empty() {
-            h2 { "Jobs" }
+            h2 { a href=(frame.link("/jobs")) { "Jobs" } }
             div.scroll { table {
-                thead { tr { th { "asked (UTC)" } th { "what" } th { "by" } th { "state" } th.number { "done" } } }
+                thead { tr { th { "asked (UTC)" } th { "what" } th { "by" } th { "state" } th.number { "done" } th.number { "stay" } } }
                 tbody { @for job in jobs.iter().take(20) { tr {
                     td.time { (moment(&job.asked_at.to_string())) }
                     td { a href=(frame.link(&format!("/jobs/{}", job.id))) { (told(job)) } }
                     td { (job.asked_by) }
                     td { (state(job)) }
                     td.number { (number(job.progress.done)) }
+                    td.number { (number(job.progress.failed)) }
                 } } }
             } }
         }

@@ -15,7 +15,7 @@ mod sign_in;
 use std::sync::Arc;
 
 use axum::Router;
-use axum::extract::{FromRef, Request, State};
+use axum::extract::{DefaultBodyLimit, FromRef, Request, State};
 use axum::http::{HeaderMap, StatusCode, header};
 use axum::middleware::{Next, from_fn_with_state};
 use axum::response::{IntoResponse as _, Redirect, Response};
@@ -25,6 +25,9 @@ use super::access::{self, Access, Actor};
 use super::api::{Api, Refusal};
 use crate::telemetry::{ApiRefusal, Fact};
 use page::{Frame, Place};
+
+/// Most bytes of a form.
+const FORM_BYTES: usize = 64 * 1024;
 
 /// What pages are made from.
 #[derive(Clone)]
@@ -61,9 +64,11 @@ pub(super) fn router(api: Api, access: Arc<Access>) -> Router {
         .route("/endpoints/{integrator}/{endpoint}/resume", post(endpoints::resume))
         .route("/endpoints/{integrator}/{endpoint}/ping", post(endpoints::ping))
         .route("/endpoints/{integrator}/{endpoint}/chart", get(charts::chart))
+        .route("/pauses/{integrator}/{endpoint}/end", post(endpoints::end_pause))
         .route("/events", get(events::search))
         .route("/letters/{queue}", get(letters::list))
         .route("/letters/{queue}/ask", post(letters::asked))
+        .route("/jobs", get(letters::jobs))
         .route("/jobs/{id}", get(letters::job))
         .route("/jobs/{id}/progress", get(letters::progress))
         .route("/jobs/{id}/cancel", post(letters::cancel))
@@ -73,7 +78,7 @@ pub(super) fn router(api: Api, access: Arc<Access>) -> Router {
         .route_layer(from_fn_with_state(console.clone(), admit));
     let open =
         Router::new().route("/sign-in", get(sign_in::form).post(sign_in::sign_in)).route("/assets/{version}/{name}", get(assets::asset));
-    pages.merge(open).fallback(nothing).with_state(console)
+    pages.merge(open).fallback(nothing).layer(DefaultBodyLimit::max(FORM_BYTES)).with_state(console)
 }
 
 /// Judges who asks, and shows who may not where to sign in.

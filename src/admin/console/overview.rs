@@ -5,10 +5,11 @@ use axum::response::Response;
 use maud::{Markup, html};
 
 use super::Console;
-use super::endpoints::{Recent, table};
-use super::page::{Frame, Place, card, fragment, number, span};
+use super::endpoints::{Recent, UNKNOWN, table};
+use super::page::{Frame, Place, card, fragment, moment, number, span};
 use crate::admin::api::log::{When, report};
-use crate::admin::api::{EndpointFilter, Endpoints, Refusal, endpoint_page};
+use crate::admin::api::{EndpointFilter, EndpointPage, Endpoints, Refusal, endpoint_page};
+use crate::clock;
 use crate::domain::integrator::Directory;
 use crate::store::health::{Health, Report};
 
@@ -47,23 +48,25 @@ async fn now(console: &Console, frame: &Frame) -> Markup {
     let when = When { since: Some(TIME.to_owned()), ..When::default() };
     let report = report(api, &when, None).await;
     let asked = Endpoints { standing: Some(EndpointFilter::Attention), limit: Some(MOST), ..Endpoints::default() };
-    let attention = endpoint_page(api, &asked).map(|page| page.endpoints).unwrap_or_default();
+    let attention = endpoint_page(api, &asked).unwrap_or(EndpointPage { endpoints: Vec::new(), next: None });
     let directory = api.directory.borrow().clone();
     html! {
+        @if !api.holds.is_known() { p.note.bad role="alert" { (UNKNOWN) } }
         @if missing.is_empty() { p.note.good role="status" { "Ready: every queue is consumed, and copies can be published." } }
         @else { div.note.bad role="alert" { b { "Not ready." } ul { @for line in &missing { li { (line) } } } } }
+        p.about { "As of " (moment(&clock::now().to_string())) " UTC." }
         (figures(console, &directory, &report))
         h2 { "Endpoints that need a look" }
-        (table(frame, &attention, &Recent::of(&report), "All endpoints are called as usual."))
+        (table(frame, &attention.endpoints, &Recent::of(&report), "This worker calls all endpoints as usual."))
+        @if attention.next.is_some() { p { a href=(frame.link("/endpoints?attention=1")) { "All of them" } } }
         @if let Ok(report) = &report { (often_failing(frame, report)) }
     }
 }
 
 fn figures(console: &Console, directory: &Directory, report: &Result<Report, Refusal>) -> Markup {
     let api = &console.api;
-    let lanes = directory.all().filter_map(|endpoint| api.worker.lane(endpoint));
     let (mut waiting, mut parked, mut oldest) = (0_usize, 0_usize, None);
-    for lane in lanes {
+    for (.., lane) in api.worker.lanes() {
         waiting += lane.waiting;
         parked += lane.parked;
         oldest = oldest.max(lane.oldest);
@@ -119,9 +122,9 @@ fn often_failing(frame: &Frame, report: &Report) -> Markup {
                 thead { tr { th { "endpoint" } th.number { "succeeded" } th.number { "attempts" } th { "last failure" } } }
                 tbody { @for one in bad { tr {
                     td { a href=(frame.link(&format!("/endpoints/{}", crate::admin::api::path_of(&one.integrator, &one.endpoint)))) { (one.integrator) " / " (one.endpoint) } }
-                    td.number { (per_cent(one.delivered, one.delivered + one.retried + one.dead)) }
-                    td.number { (one.delivered + one.retried + one.dead) }
-                    td { @if let Some(failure) = &one.last_failure { (super::page::moment(&failure.at)) " " (failure.error) } }
+                    td.number { (per_cent(one.delivered, one.attempts())) }
+                    td.number { (one.attempts()) }
+                    td { @if let Some(failure) = &one.last_failure { (moment(&failure.at)) " " (failure.error) } }
                 } } }
             } }
         }

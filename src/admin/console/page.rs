@@ -110,7 +110,12 @@ pub(super) fn fragment(markup: &Markup) -> Response {
 
 fn fragment_with(status: StatusCode, markup: &Markup) -> Response {
     let PreEscaped(text) = markup;
-    let headers: [(HeaderName, &str); 2] = [(header::CONTENT_TYPE, "text/html; charset=utf-8"), (header::CONTENT_SECURITY_POLICY, POLICY)];
+    let headers: [(HeaderName, &str); 3] = [
+        (header::CONTENT_TYPE, "text/html; charset=utf-8"),
+        (header::CONTENT_SECURITY_POLICY, POLICY),
+        // Without any, browsers send forms with `origin: null`, which could be anybody's.
+        (header::REFERRER_POLICY, "same-origin"),
+    ];
     (status, headers, text.clone()).into_response()
 }
 

@@ -23,6 +23,11 @@ pub struct View {
     pub parked: usize,
 }
 
+impl View {
+    /// That of a lane of which nothing is remembered.
+    pub const IDLE: Self = Self { standing: Standing::Working, in_flight: 0, waiting: 0, oldest: None, parked: 0 };
+}
+
 /// Whether an endpoint is called.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Standing {

@@ -60,6 +60,7 @@ pub(super) fn write(fact: &Fact<'_>) {
             "endpoint released"
         ),
         Fact::HoldsUnread { error } => warn!(target: "callbackd", error = &*cut(error, TEXT_LIMIT), "holds unread"),
+        Fact::HoldsRead { count } => info!(target: "callbackd", count, "holds read"),
         _ => {}
     }
 }

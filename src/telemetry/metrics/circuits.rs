@@ -24,6 +24,8 @@ pub(in crate::telemetry) struct Circuits {
     endpoints: Mutex<Endpoints>,
     /// Endpoints that operators have paused.
     pub(in crate::telemetry) held: IntGauge,
+    /// Whether it is known which those are.
+    pub(in crate::telemetry) holds_known: IntGauge,
 }
 
 struct Families {
@@ -91,7 +93,11 @@ impl Circuits {
         };
         let removed = families.openings.with_label_values(&[REMOVED, REMOVED]);
         let held = maker.gauge("callbackd_endpoints_held", "Endpoints that operators have paused");
-        Self { families, removed, endpoints: Mutex::default(), held }
+        let holds_known = maker.gauge(
+            "callbackd_holds_known",
+            "1 if it is known which endpoints operators have paused, 0 if that could not be read since the start: then none is",
+        );
+        Self { families, removed, endpoints: Mutex::default(), held, holds_known }
     }
 
     /// Takes away the series of endpoints that are not in `directory`.

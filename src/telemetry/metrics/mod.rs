@@ -120,7 +120,7 @@ impl Metrics {
             | Fact::PublishFailed { .. }
             | Fact::StaleAcks { .. } => self.broker.count(fact),
             Fact::Started { .. } | Fact::Reloaded { .. } | Fact::ReloadRefused { .. } | Fact::ApiRefused { .. } => self.service.count(fact),
-            Fact::EndpointHeld { .. } | Fact::EndpointReleased { .. } | Fact::HoldsUnread { .. } => {}
+            Fact::EndpointHeld { .. } | Fact::EndpointReleased { .. } | Fact::HoldsUnread { .. } | Fact::HoldsRead { .. } => {}
             Fact::JobEnded { .. } | Fact::JobsNotRecorded { .. } | Fact::JobsRecorded => self.jobs.count(fact),
             // What they say is counted one by one, where it happens.
             Fact::OutcomesReady { .. }

@@ -11,7 +11,12 @@
   };
   const draw = async (element) => {
     const response = await fetch(element.dataset.chart, { headers: { accept: "application/json" } });
-    if (!response.ok) { element.textContent = "no data: " + response.status; return; }
+    if (!response.ok) {
+      charts.get(element)?.destroy();
+      charts.delete(element);
+      element.textContent = "no data: " + response.status;
+      return;
+    }
     const { series, data } = await response.json();
     const known = charts.get(element);
     if (known) { known.setData(data); return; }
@@ -78,7 +83,7 @@
       cell(row, [one.integrator, one.endpoint].filter(Boolean).join(" / "));
       const link = document.createElement("a");
       link.textContent = one.event_id ?? "";
-      link.href = table.dataset.link + encodeURIComponent(one.event_id ?? "");
+      link.href = table.dataset.link + encodeURIComponent(one.event_id ?? "") + "&integrator=" + encodeURIComponent(one.integrator ?? "");
       cell(row, "", "mono").append(link);
       cell(row, answer(one));
       cell(row, one.took_ms == null ? "" : one.took_ms + " ms", "number");
@@ -86,6 +91,20 @@
       tell("watching: " + seen + " shown" + (leftOut ? ", " + leftOut + " more left out" : ""));
     });
   };
+
+  // A page whose worker does not answer any more says so: its figures are old.
+  const lost = () => {
+    if (document.getElementById("lost")) return;
+    const note = document.createElement("p");
+    note.id = "lost";
+    note.className = "note bad";
+    note.setAttribute("role", "alert");
+    note.textContent = "Not connected since " + new Date().toISOString().slice(11, 19) + " UTC: what is shown is old.";
+    document.querySelector("main").prepend(note);
+  };
+  addEventListener("htmx:sendError", lost);
+  addEventListener("htmx:responseError", lost);
+  addEventListener("htmx:afterRequest", (event) => { if (event.detail.successful) document.getElementById("lost")?.remove(); });
 
   // What nobody looks at is not asked for again and again.
   addEventListener("htmx:beforeRequest", (event) => {
