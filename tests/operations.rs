@@ -22,6 +22,7 @@ use std::process::{Command, Stdio};
 
 use callbackd::domain::dead::{DeadReason, RejectReason};
 use callbackd::domain::integrator::SkipReason;
+use callbackd::letters::{JobKind, JobState};
 use callbackd::telemetry::{ApiRefusal, EventOutcome, WaitCause};
 use serde_json::{Value, json};
 
@@ -108,6 +109,7 @@ fn a_metric_or_label_or_value_that_is_not_there_is_seen() {
         (r#"callbackd_dead_letters_total{source="ident"}"#, "has no label source"),
         (r#"callbackd_dead_letters_total{reason="dead"}"#, "reason is never dead"),
         (r#"callbackd_api_refusals_total{reason=~"wrong_token|wrong"}"#, "reason is never wrong "),
+        (r#"callbackd_jobs_ended_total{kind="replay", state="fail"}"#, "state is never fail "),
         ("sum by (endpoint) (callbackd_in_flight)", "no metric here has a label endpoint"),
         ("max by (le) (callbackd_attempt_duration_seconds_sum)", "a label le"),
         ("maximum(callbackd_in_flight)", "no function maximum"),
@@ -127,7 +129,11 @@ fn the_document_names_every_value_that_a_label_can_have() {
         .map(|value| ("reason", value));
     let causes = WaitCause::ALL.map(|cause| ("cause", cause.as_str()));
     let outcomes = EventOutcome::ALL.map(|outcome| ("outcome", outcome.as_str()));
-    let missing: Vec<_> = reasons.chain(causes).chain(outcomes).filter(|(label, value)| !catalogue.knows_value(label, value)).collect();
+    let kinds = [JobKind::Replay, JobKind::Discard].map(|kind| ("kind", kind.as_str()));
+    let ends = [JobState::Done, JobState::Cancelled, JobState::Failed { why: String::new() }, JobState::Interrupted];
+    let states = ends.iter().map(|state| ("state", state.as_str()));
+    let all = reasons.chain(causes).chain(outcomes).chain(kinds).chain(states);
+    let missing: Vec<_> = all.filter(|(label, value)| !catalogue.knows_value(label, value)).collect();
     assert!(missing.is_empty(), "{missing:?}");
     assert!(!catalogue.knows_value("cause", "gone") && !catalogue.knows_value("reason", "retry"));
 }

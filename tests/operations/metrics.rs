@@ -9,7 +9,7 @@ use super::promql::{Matcher, Query};
 /// What Prometheus adds to every series.
 pub(crate) const ADDED: [&str; 2] = ["instance", "job"];
 /// Labels with a closed set of values, all of which stand in the document.
-const CLOSED: [&str; 6] = ["cause", "class", "outcome", "reason", "result", "verdict"];
+const CLOSED: [&str; 8] = ["cause", "class", "kind", "outcome", "reason", "result", "state", "verdict"];
 
 const FUNCTIONS: [&str; 19] = [
     "absent",
