@@ -33,8 +33,7 @@ pub enum HoldError {
     NoDatabase,
     /// It could not be written.
     #[error(
-        "nothing was changed, as the delivery log's database does not take it: {0}. Until it is back, an endpoint is spared by taking it out of \
-         integrators.toml: its events then wait for `worker.unknown_integrator_wait`"
+        "nothing was changed, as the delivery log's database does not take it: {0}. The runbooks CallbackdDeliveryLogDown and CallbackdPausesUnknown say what can be done until it is back"
     )]
     Store(#[from] StoreError),
 }

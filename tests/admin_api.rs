@@ -54,7 +54,11 @@ async fn a_paused_endpoint_is_not_called_not_even_after_a_restart_and_loses_noth
     scene.settled().await;
     let audits: Vec<Value> = scene.log_lines("audit");
     let said: Vec<(&str, &str)> = audits.iter().map(|line| (line["action"].as_str().unwrap(), line["detail"].as_str().unwrap())).collect();
-    assert_eq!(said, [("pause", "acme/main"), ("resume", "acme/main")]);
+    assert!(
+        said[0].0 == "pause" && said[0].1.starts_with("acme/main until=") && said[0].1.ends_with("reason=\"their maintenance\""),
+        "{said:?}"
+    );
+    assert_eq!(said[1..], [("resume", "acme/main")]);
 }
 
 #[tokio::test]
@@ -89,6 +93,77 @@ async fn a_pause_without_a_database_is_refused_and_says_why() {
     let (status, answer) = ask(&scene, "POST", "/api/v1/endpoints/acme/main/pause", None).await;
     assert_eq!(status, 409);
     assert!(answer["message"].as_str().unwrap().contains("delivery_log.enabled"), "{answer}");
+    assert!(scene.log_lines("audit").is_empty(), "nothing was done");
+    assert_eq!(scene.worker.metric("callbackd_holds_known", &[]).await, Some(1.0), "there are none");
+}
+
+#[tokio::test]
+async fn pauses_that_cannot_be_read_are_said_to_be_unknown_and_deliveries_go_on() {
+    let receiver = Receiver::start();
+    // Nobody listens there.
+    let away = [("CALLBACKD__DELIVERY_LOG__DATABASE", "postgres://callbackd@127.0.0.1:9/callbackd")];
+    let scene = Scene::start_with(&integrator("acme", &[endpoint("main", &receiver.url("/"), "")]), &away).await;
+    scene.publish(&event("evt-1")).await;
+    receiver.wait_for(1, LIMIT).await;
+    assert_eq!(scene.worker.metric("callbackd_holds_known", &[]).await, Some(0.0));
+    assert_eq!(scene.log_lines("holds unread").len(), 1, "once");
+    let (_, status) = ask(&scene, "GET", "/api/v1/status", None).await;
+    assert_eq!(status["pauses_known"], false);
+    let (status, answer) = ask(&scene, "POST", "/api/v1/endpoints/acme/main/pause", None).await;
+    assert!(status == 503 && answer["message"].as_str().unwrap().starts_with("nothing was changed"), "{status} {answer}");
+    assert!(scene.log_lines("audit").is_empty());
+    for path in ["/api/v1/attempts", "/api/v1/events?q=x", "/api/v1/health", "/api/v1/endpoints/acme/main/history"] {
+        assert_eq!(ask(&scene, "GET", path, None).await.0, 503, "{path}");
+    }
+    let (status, page) = ask(&scene, "GET", "/", None).await;
+    assert!(status == 200 && page.as_str().unwrap().contains("is not known"), "{page}");
+}
+
+#[tokio::test]
+async fn the_pause_of_an_endpoint_that_was_removed_is_seen_and_can_be_ended() {
+    let receiver = Receiver::start();
+    let both = integrator("acme", &[endpoint("main", &receiver.url("/main"), ""), endpoint("old", &receiver.url("/old"), "")]);
+    let scene = Scene::start(&both).await;
+    assert_eq!(ask(&scene, "POST", "/api/v1/endpoints/acme/old/pause", None).await.0, 200);
+    scene.worker.write_integrators(&integrator("acme", &[endpoint("main", &receiver.url("/main"), "")]));
+    scene.worker.wait_for_metric("callbackd_config_reloads_total", &[("result", "success")], 1.0, LIMIT).await;
+    let (_, pauses) = ask(&scene, "GET", "/api/v1/pauses", None).await;
+    assert_eq!((&pauses["known"], &pauses["pauses"][0]["is_configured"]), (&json!(true), &json!(false)), "{pauses}");
+    assert_eq!(ask(&scene, "POST", "/api/v1/endpoints/acme/old/resume", None).await.0, 404);
+    assert_eq!(ask(&scene, "DELETE", "/api/v1/pauses/acme/old", None).await.0, 200);
+    assert_eq!(ask(&scene, "DELETE", "/api/v1/pauses/acme/old", None).await.0, 404);
+    scene.worker.write_integrators(&both);
+    scene.worker.wait_for_metric("callbackd_config_reloads_total", &[("result", "success")], 2.0, LIMIT).await;
+    scene.publish(&event("evt-1")).await;
+    receiver.wait_for_at("/old", 1, LIMIT).await;
+}
+
+#[tokio::test]
+async fn a_token_that_may_only_look_sees_everything_and_changes_nothing() {
+    const TOKEN: &str = "a-token-of-at-least-32-characters-to-look";
+    let receiver = Receiver::start();
+    let token = [
+        ("CALLBACKD__ADMIN__TOKEN__0__NAME", "support"),
+        ("CALLBACKD__ADMIN__TOKEN__0__SECRET", TOKEN),
+        ("CALLBACKD__ADMIN__TOKEN__0__READ_ONLY", "true"),
+    ];
+    let scene = Scene::start_with(&integrator("acme", &[endpoint("main", &receiver.url("/"), "")]), &token).await;
+    let client = reqwest::Client::builder().no_proxy().build().unwrap();
+    let ask = async |method: reqwest::Method, path: &str| {
+        client.request(method, scene.worker.admin_url(path)).bearer_auth(TOKEN).send().await.unwrap().status().as_u16()
+    };
+    for path in
+        ["/api/v1/status", "/api/v1/endpoints", "/api/v1/letters/dead", "/api/v1/jobs", "/api/openapi.json", "/", "/endpoints/acme/main"]
+    {
+        assert_eq!(ask(reqwest::Method::GET, path).await, 200, "{path}");
+    }
+    for path in
+        ["/api/v1/reload", "/api/v1/jobs", "/api/v1/endpoints/acme/main/pause", "/api/v1/endpoints/acme/main/ping", "/letters/dead/ask"]
+    {
+        assert_eq!(ask(reqwest::Method::POST, path).await, 403, "{path}");
+    }
+    assert!(scene.log_lines("audit").is_empty() && receiver.count() == 0);
+    assert_eq!(scene.worker.metric("callbackd_api_refusals_total", &[("reason", "read_only")]).await, Some(5.0));
 }
 
 #[tokio::test]
@@ -148,5 +223,11 @@ async fn the_configuration_is_shown_without_secrets_and_a_slip_in_a_query_is_tol
         assert!(status == 400 && answer["message"].is_string(), "{path}: {status} {answer}");
     }
     let (_, integrators) = ask(&scene, "GET", "/api/v1/integrators", None).await;
-    assert_eq!(integrators, json!([{ "integrator": "acme", "endpoints": ["main"] }]));
+    assert_eq!(integrators, json!({ "integrators": [{ "integrator": "acme", "endpoints": ["main"] }], "next": null }));
+    for path in
+        ["/api/v1/attempts?integrator=", "/api/v1/endpoints?integrator=", "/api/v1/letters/dead?integrator=", "/api/v1/stream?endpoint="]
+    {
+        let (status, answer) = ask(&scene, "GET", path, None).await;
+        assert!(status == 400 && answer["message"].as_str().unwrap().contains("is empty"), "{path}: {status} {answer}");
+    }
 }

@@ -18,6 +18,37 @@ fn record(n: usize) -> String {
     event_for("acme", &format!("evt-{n}"), "complianceRecord", &data)
 }
 
+/// Has a script drive the browser, and does something when it says `word`.
+async fn drive(script: &str, arguments: &[&str], word: &str, act: impl AsyncFnOnce()) {
+    let mut browser = Command::new("node")
+        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/console").join(script))
+        .arg(arguments[0])
+        .arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("console"))
+        .args(&arguments[1..])
+        .stdout(Stdio::piped())
+        .stderr(Stdio::piped())
+        .spawn()
+        .expect("node, which tests/run.sh installs");
+    let mut said = BufReader::new(browser.stdout.take().expect("its output")).lines();
+    let first = spawn_blocking(move || said.next()).await.expect("a line or the end");
+    if first.is_some_and(|line| line.expect("text") == word) {
+        act().await;
+    }
+    let output = spawn_blocking(move || browser.wait_with_output()).await.expect("it ends").expect("its output");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+}
+
+#[tokio::test]
+async fn who_is_on_the_machine_uses_the_console_without_a_token_and_is_told_when_the_worker_is_gone() {
+    let receiver = Receiver::start();
+    let mut scene = Scene::start(&integrator("acme", &[endpoint("main", &receiver.url("/"), "")])).await;
+    let base = scene.worker.admin_url("");
+    drive("open.mjs", &[&base], "looking", async || {
+        scene.worker.sigkill();
+    })
+    .await;
+}
+
 #[tokio::test]
 async fn every_page_loads_and_does_what_it_says() {
     let receiver = Receiver::start();
@@ -44,20 +75,7 @@ async fn every_page_loads_and_does_what_it_says() {
     receiver.on_path("/once", [200]);
     scene.worker.wait_for_metric("callbackd_delivery_log_waiting", &[], 0.0, LIMIT).await;
 
-    let mut browser = Command::new("node")
-        .arg(Path::new(env!("CARGO_MANIFEST_DIR")).join("tests/console/browser.mjs"))
-        .arg(scene.worker.admin_url(prefix))
-        .arg(Path::new(env!("CARGO_TARGET_TMPDIR")).join("console"))
-        .arg(TOKEN)
-        .stdout(Stdio::piped())
-        .stderr(Stdio::piped())
-        .spawn()
-        .expect("node, which tests/run.sh installs");
-    let mut said = BufReader::new(browser.stdout.take().unwrap()).lines();
-    if spawn_blocking(move || said.next()).await.unwrap().is_some_and(|line| line.unwrap() == "watching") {
-        scene.publish_all((100..110).map(record)).await;
-    }
-    let output = spawn_blocking(move || browser.wait_with_output()).await.unwrap().unwrap();
-    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    let base = scene.worker.admin_url(prefix);
+    drive("browser.mjs", &[&base, TOKEN], "watching", async || scene.publish_all((100..110).map(record)).await).await;
     assert_eq!(receiver.seen_at("/once").len(), 10, "each of the five was replayed once");
 }

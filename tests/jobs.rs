@@ -125,6 +125,34 @@ async fn replayed(stage: &Stage, count: usize) -> Vec<u32> {
 }
 
 #[tokio::test]
+async fn what_comes_while_somebody_is_asked_is_not_part_of_the_answer() {
+    let stage = Stage::set().await;
+    let asked_at = Timestamp::from_millis(clock::now().millis() - 60_000);
+    let (before, after) = (Timestamp::from_millis(asked_at.millis() - 1), clock::now());
+    for number in 1..=5 {
+        stage.bury(&Buried { at: if number <= 3 { before } else { after }, ..Buried::new(number) }).await;
+    }
+    let jobs = jobs(&stage);
+    // They were told of four, one of which somebody else has taken meanwhile.
+    let filter = Filter { limit: Some(4), ..Filter::default() };
+    let spec = JobSpec { kind: JobKind::Discard, filter, rate: None, all: true, ..replay(1) };
+    let job = jobs.start_as_of(spec, "ops", asked_at).unwrap();
+    let job = over(&jobs, &job.id).await;
+    assert_eq!((&job.state, figures(&job)), (&JobState::Done, (3, 3, 0)), "{job:?}");
+    stage.amqp.wait_ready(DEAD, 2, SOON).await;
+    assert_numbers(&numbers(&stage.amqp.drain(DEAD).await), 4..=5);
+}
+
+#[tokio::test]
+async fn a_job_that_saw_an_empty_queue_says_so() {
+    let stage = Stage::set().await;
+    let jobs = jobs(&stage);
+    let job = jobs.start(replay(5000), "ops").unwrap();
+    let job = over(&jobs, &job.id).await;
+    assert!(job.state == JobState::Done && job.note.as_deref().unwrap_or_default().contains("somebody else held"), "{job:?}");
+}
+
+#[tokio::test]
 async fn a_filtered_replay_leaves_the_others_in_order_and_is_in_the_audit() {
     let stage = Stage::set().await;
     stage.bury_many(700).await;
@@ -135,7 +163,7 @@ async fn a_filtered_replay_leaves_the_others_in_order_and_is_in_the_audit() {
     assert_numbers(&replayed(&stage, 350).await, (2..=700).step_by(2));
     stage.amqp.wait_ready(DEAD, 350, SOON).await;
     assert_numbers(&numbers(&stage.amqp.drain(DEAD).await), (1..=700).step_by(2));
-    let told = format!("ops: start job: {} replay dead integrator=beta", job.id);
+    let told = format!("ops: start job: {} replay dead integrator=\"beta\"", job.id);
     assert_eq!(notes.all(), [told.as_str(), "ended done"]);
 }
 

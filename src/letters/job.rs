@@ -294,7 +294,7 @@ mod tests {
     fn what_is_asked_for_is_read_strictly() {
         let replay = spec(r#"{"kind":"replay","queue":"dead","filter":{"integrator":"acme"}}"#).unwrap();
         assert_eq!(replay.pace().map(|rate| rate.requests.get()), Some(DEFAULT_RATE));
-        assert_eq!(replay.told(), "replay dead integrator=acme");
+        assert_eq!(replay.told(), "replay dead integrator=\"acme\"");
         assert_eq!(spec(r#"{"kind":"discard","queue":"rejected","all":true}"#).unwrap().pace(), None);
         for wrong in [
             r#"{"kind":"discard","queue":"dead"}"#,

@@ -1,30 +1,9 @@
-// Looks at the console with a real browser, as the test in tests/console.rs tells it to. Whatever a page says to its console, asks
-// elsewhere or does not get fails the test.
+// Looks at every page of the console, signed in with a token and below a prefix, as tests/console.rs tells it to.
 import assert from "node:assert/strict";
-import { createRequire } from "node:module";
-import { mkdirSync } from "node:fs";
+import { launch } from "./chromium.mjs";
 
-const { chromium } = createRequire(`${process.env.CALLBACKD_TEST_NODE_MODULES}/`)("playwright-core");
 const [base, shots, token] = process.argv.slice(2);
-mkdirSync(shots, { recursive: true });
-
-const browser = await chromium.launch({
-  executablePath: process.env.CALLBACKD_TEST_CHROMIUM ?? "/usr/bin/chromium",
-  args: ["--no-sandbox", "--disable-gpu", "--disable-quic", "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync"],
-});
-const faults = [];
-
-const open = async (options = {}) => {
-  const context = await browser.newContext({ viewport: { width: 1200, height: 800 }, ...options });
-  const page = await context.newPage();
-  page.on("console", (message) => { if (["error", "warning"].includes(message.type())) faults.push(`${page.url()}: ${message.text()}`); });
-  page.on("pageerror", (error) => faults.push(`${page.url()}: ${error}`));
-  page.on("request", (request) => { if (new URL(request.url()).origin !== new URL(base).origin) faults.push(`asks elsewhere: ${request.url()}`); });
-  page.on("response", (response) => { if (response.status() >= 400) faults.push(`${response.status()} ${response.url()}`); });
-  return page;
-};
-const shot = (page, name) => page.screenshot({ path: `${shots}/${name}.png`, fullPage: true });
-const clean = (what) => { assert.deepEqual(faults, [], what); };
+const { open, shot, clean, forgive, close } = await launch(base, shots);
 
 const page = await open();
 await page.goto(base + "/");
@@ -32,14 +11,14 @@ assert.match(page.url(), /\/sign-in$/);
 await page.fill("[name=token]", "wrong");
 await page.click("main button");
 assert.match(await page.textContent("[role=alert]"), /none of/);
-faults.length = 0; // The 401 is what was asked for.
+forgive(); // The 401 is what was asked for.
 await shot(page, "sign-in");
 await page.fill("[name=token]", token);
 await page.click("main button");
 await page.waitForURL(base + "/");
 // Every page, without a word in the browser's console.
 const pages = [["/", "overview"], ["/endpoints", "endpoints"], ["/endpoints/acme/main", "endpoint"], ["/endpoints/acme/bad?span=1h", "endpoint-failing"],
-  ["/events", "events"], ["/events?q=customer-7", "event"], ["/letters/dead", "letters"], ["/letters/rejected", "letters-rejected"], ["/live", "live"]];
+  ["/events", "events"], ["/events?q=customer-7", "event"], ["/letters/dead", "letters"], ["/letters/rejected", "letters-rejected"], ["/jobs", "jobs"], ["/live", "live"]];
 for (const [path, name] of pages) {
   await page.goto(base + path, { waitUntil: "load" });
   await shot(page, name);
@@ -118,4 +97,4 @@ await page.waitForURL(/sign-in$/);
 await page.goto(base + "/endpoints");
 assert.match(page.url(), /\/sign-in$/);
 clean("signing out");
-await browser.close();
+await close();

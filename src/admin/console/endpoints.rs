@@ -117,8 +117,8 @@ fn forgotten(console: &Console, frame: &Frame) -> Markup {
 }
 
 /// What is said where it is not known who is paused.
-pub(super) const UNKNOWN: &str = "Which endpoints operators have paused is not known: the delivery log's database has been away since this worker started. Endpoints that were paused before are \
-                                  called. Mend the database, or take such an endpoint out of integrators.toml.";
+pub(super) const UNKNOWN: &str = "Which endpoints operators have paused is not known: the delivery log's database has been away since this worker started. Endpoints \
+                                  that were paused before are called. Mend the database; the runbook CallbackdPausesUnknown says what else can be done.";
 
 /// Ends the pause of an endpoint that is not configured any more.
 pub(super) async fn end_pause(
