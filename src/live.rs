@@ -202,6 +202,7 @@ mod tests {
             message_id: None,
             endpoint: None,
             reason: &RejectReason::UnknownIntegrator,
+            replayed_at: None,
         });
     }
 

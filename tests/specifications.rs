@@ -289,13 +289,14 @@ fn what_upstream_is_told_is_as_the_brokers_document_describes() {
     };
     let mut facts = vec![delivered];
     for (reason, status) in DeadReason::ALL.into_iter().zip([Some(503), None, Some(410), None]) {
-        facts.push(Fact::DeadLettered { event: named, endpoint: &endpoint.id, reason, attempts: 3, status });
+        facts.push(Fact::DeadLettered { event: named, endpoint: &endpoint.id, reason, attempts: 3, status, replayed_at: None });
     }
     let reasons = [RejectReason::TooLarge { size: 2, limit: 1 }, RejectReason::HeadersTooLarge, RejectReason::UnknownIntegrator];
-    for reason in &reasons {
-        facts.push(Fact::Rejected { source: &source, event: None, message_id: None, endpoint: None, reason });
-        facts.push(Fact::Rejected { source: &source, event: Some(named), message_id: None, endpoint: None, reason });
-        facts.push(Fact::Rejected { source: &source, event: Some(named), message_id: None, endpoint: Some(&endpoint.id), reason });
+    let (source, longest) = (&source, "\u{1}".repeat(255));
+    for (reason, replayed_at) in reasons.iter().zip([None, None, Some(NOW)]) {
+        let rejected = |event, message_id, endpoint| Fact::Rejected { source, event, message_id, endpoint, reason, replayed_at };
+        facts.extend([None, Some(""), Some(longest.as_str())].map(|message_id| rejected(None, message_id, None)));
+        facts.extend([None, Some(&endpoint.id)].map(|endpoint| rejected(Some(named), None, endpoint)));
     }
     let endpoint = &endpoint;
     for cause in [TripCause::Consecutive, TripCause::FailureRate] {
@@ -310,7 +311,7 @@ fn what_upstream_is_told_is_as_the_brokers_document_describes() {
 
     let message = |fact: &Fact<'_>| {
         let outcome = Outcome::of(fact, NOW).unwrap();
-        let told = outcome.message();
+        let told = outcome.message("host:1");
         let text = |text: &Option<lapin::types::ShortString>| text.as_ref().map(ToString::to_string);
         let (properties, kind) = (&told.properties, outcome.kind.as_str());
         assert!(told.routing_key.starts_with(kind), "{}", told.routing_key);
@@ -323,11 +324,15 @@ fn what_upstream_is_told_is_as_the_brokers_document_describes() {
     };
     let mut messages: Vec<Value> = facts.iter().map(message).collect();
     assert_eq!(asyncapi(&messages)["faults"], json!(vec![[(); 0]; messages.len()]));
-    for (from, to) in [("\"reason\":null", "\"reason\":\"whim\""), ("out_", "in_"), ("\"status\":200,", ""), ("delivered", "lost")] {
-        let payload = messages[0]["payload"].as_str().unwrap().replace(from, to);
+    let nothing = |member: &str| (format!("\"{member}\":null,"), String::new());
+    let wrong = [("\"reason\":null", "\"reason\":\"whim\""), ("out_", "in_"), ("\"status\":200,", ""), ("delivered", "lost")];
+    let wrong = wrong.map(|(from, to)| (from.to_owned(), to.to_owned())).into_iter().chain(["source", "messageId"].map(nothing));
+    for (from, to) in wrong {
+        let payload = messages[0]["payload"].as_str().unwrap().replace(&from, &to);
+        assert_ne!(messages[0]["payload"], payload.as_str());
         messages.push(json!({"message": "EventOutcome", "headers": {}, "properties": messages[0]["properties"], "payload": payload}));
     }
-    let faults = asyncapi(&messages[messages.len() - 4..])["faults"].clone();
+    let faults = asyncapi(&messages[messages.len() - 6..])["faults"].clone();
     assert!(faults.as_array().unwrap().iter().all(|faults| !faults.as_array().unwrap().is_empty()), "{faults}");
 }
 
