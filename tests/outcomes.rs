@@ -43,6 +43,13 @@ fn worker_name(scene: &Scene) -> String {
     format!("{}:{}", host.trim(), scene.worker.pid())
 }
 
+fn by_routing_key(told: &[Fetched]) -> BTreeMap<&str, Vec<&Fetched>> {
+    told.iter().fold(BTreeMap::new(), |mut all, one| {
+        all.entry(one.routing_key.as_str()).or_insert_with(Vec::new).push(one);
+        all
+    })
+}
+
 fn of_kind<'a>(told: &'a [Fetched], kind: &str) -> Vec<&'a Fetched> {
     told.iter().filter(|one| one.json()["type"] == kind).collect()
 }
@@ -83,10 +90,7 @@ async fn each_kind_is_told_once_as_it_is_described() {
     scene.settled().await;
 
     told.iter().for_each(assert_properties);
-    let by_key: BTreeMap<&str, Vec<&Fetched>> = told.iter().fold(BTreeMap::new(), |mut all, one| {
-        all.entry(one.routing_key.as_str()).or_insert_with(Vec::new).push(one);
-        all
-    });
+    let by_key = by_routing_key(&told);
     let one = |key: &str| match by_key.get(key).map(Vec::as_slice) {
         Some([one]) => untimed(one),
         other => panic!("{key}: {other:?} of {:?}", by_key.keys()),
