@@ -226,6 +226,7 @@ mod tests {
             message_id: None,
             endpoint: None,
             reason: &RejectReason::UnknownIntegrator,
+            replayed_at: None,
         });
     }
 

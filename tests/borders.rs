@@ -130,6 +130,8 @@ fn a_trace_is_passed_on_only_if_it_is_one() {
         assert_eq!(of(&good, state).map(|trace| trace.state), Some(None), "{state:?}");
     }
     assert!(of(&good, &"x".repeat(512)).unwrap().state.is_some());
+    let later = format!("cc-{trace}-{span}-01-of-a-later-version");
+    assert_eq!(of(&later, "a=1").map(|trace| trace.parent), Some(later), "to the letter");
     let zeros = ["0".repeat(32), "0".repeat(16)];
     for bad in [
         format!("ff-{trace}-{span}-01"),

@@ -413,6 +413,7 @@ async fn a_message_that_is_no_event_is_found_among_the_rejected(database: Databa
         message_id: None,
         endpoint: None,
         reason: &RejectReason::HeadersTooLarge,
+        replayed_at: None,
     });
     let mut reader = Reader::open(&log.close().await).await.unwrap();
     let rejected = reader.attempts(&Filter { what: Some(What::Rejected), ..Filter::default() }, None, 10).await.unwrap();

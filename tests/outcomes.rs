@@ -4,7 +4,7 @@
 mod scene;
 mod support;
 
-use std::collections::BTreeMap;
+use std::collections::{BTreeMap, BTreeSet};
 
 use callbackd::domain::outcome::{OutcomeKind, delivery_outcome_id};
 use callbackd::domain::time::Timestamp;
@@ -12,7 +12,7 @@ use lapin::options::{ExchangeDeclareOptions, ExchangeDeleteOptions};
 use lapin::types::FieldTable;
 use scene::{LIMIT, Scene, endpoint, event, event_for, integrator};
 use serde_json::{Value, json};
-use support::{Answer, Fetched, Receiver, TcpProxy, Vhost, eventually};
+use support::{Answer, Fetched, Receiver, TcpProxy, Vhost, config_for, dead, eventually};
 
 const EXCHANGE: &str = "callbacks.outcomes";
 const TOLD: &str = "told";
@@ -27,7 +27,7 @@ async fn listen(scene: &Scene) {
 /// The body with its times taken out, which must be ones.
 fn untimed(message: &Fetched) -> Value {
     let mut body = message.json();
-    for member in ["at", "since"] {
+    for member in ["at", "since", "until", "replayedAt"] {
         if let Some(time) = body.get_mut(member).filter(|time| !time.is_null()) {
             let text = time.as_str().expect("a text");
             assert!(Timestamp::parse(text).is_some() && text.ends_with('Z'), "{text}");
@@ -35,6 +35,23 @@ fn untimed(message: &Fetched) -> Value {
         }
     }
     body
+}
+
+/// What the worker calls itself.
+fn worker_name(scene: &Scene) -> String {
+    let host = std::fs::read_to_string("/proc/sys/kernel/hostname").expect("a host name");
+    format!("{}:{}", host.trim(), scene.worker.pid())
+}
+
+fn by_routing_key(told: &[Fetched]) -> BTreeMap<&str, Vec<&Fetched>> {
+    told.iter().fold(BTreeMap::new(), |mut all, one| {
+        all.entry(one.routing_key.as_str()).or_insert_with(Vec::new).push(one);
+        all
+    })
+}
+
+fn of_kind<'a>(told: &'a [Fetched], kind: &str) -> Vec<&'a Fetched> {
+    told.iter().filter(|one| one.json()["type"] == kind).collect()
 }
 
 fn assert_properties(message: &Fetched) {
@@ -66,16 +83,14 @@ async fn each_kind_is_told_once_as_it_is_described() {
 
     scene.publish(&event_for("acme", "evt-1", "a", "[{}]")).await;
     scene.publish(&event_for("acme", "evt-2", "b", "[{}]")).await;
-    scene.publish("no event, CANARY").await;
+    let nameless = scene::properties().with_message_id("upstream's own\r\n".into());
+    scene.amqp.publish("compliance.events", "event", nameless, b"no event, CANARY").await;
     scene.publish(&event_for("glo.bex", "evt-3", "c", "[{}]")).await;
     let told = scene.amqp.drain_when(TOLD, 6, LIMIT).await;
     scene.settled().await;
 
     told.iter().for_each(assert_properties);
-    let by_key: BTreeMap<&str, Vec<&Fetched>> = told.iter().fold(BTreeMap::new(), |mut all, one| {
-        all.entry(one.routing_key.as_str()).or_insert_with(Vec::new).push(one);
-        all
-    });
+    let by_key = by_routing_key(&told);
     let one = |key: &str| match by_key.get(key).map(Vec::as_slice) {
         Some([one]) => untimed(one),
         other => panic!("{key}: {other:?} of {:?}", by_key.keys()),
@@ -88,24 +103,26 @@ async fn each_kind_is_told_once_as_it_is_described() {
     ] {
         let (webhook_id, (id, integrator, topic, endpoint)) = (webhook_id(path), names);
         let expected = json!({
-            "type": kind.as_str(), "id": delivery_outcome_id(kind, &webhook_id), "at": "T",
-            "event": {"id": id, "integrator": integrator, "topic": topic},
+            "type": kind.as_str(), "id": delivery_outcome_id(kind, &webhook_id, None), "at": "T",
+            "event": {"id": id, "integrator": integrator, "topic": topic}, "source": null, "messageId": null, "replayedAt": null,
             "endpoint": endpoint, "webhookId": webhook_id, "attempt": attempt, "status": status, "reason": reason,
         });
         assert_eq!(one(key), expected);
     }
     let rejected = one("rejected");
     let expected = json!({
-        "type": "rejected", "id": rejected["id"], "at": "T", "event": null, "endpoint": null, "webhookId": null, "attempt": null,
-        "status": null, "reason": "undecodable",
+        "type": "rejected", "id": rejected["id"], "at": "T", "event": null, "source": "compliance", "messageId": "upstream's own\r\n",
+        "endpoint": null, "webhookId": null, "attempt": null, "status": null, "reason": "undecodable", "replayedAt": null,
     });
     assert_eq!(rejected, expected);
-    for (kind, failures, reason) in [("endpoint.failing", json!(2), json!("consecutive")), ("endpoint.recovered", json!(null), json!(null))]
+    let worker = worker_name(&scene);
+    for (kind, until, failures, reason) in
+        [("endpoint.failing", json!("T"), json!(2), json!("consecutive")), ("endpoint.recovered", json!(null), json!(null), json!(null))]
     {
         let told = one(&format!("{kind}.glo%2Ebex"));
         let expected = json!({
-            "type": kind, "id": told["id"], "at": "T", "integrator": "glo.bex", "endpoint": "down", "since": "T", "failures": failures,
-            "reason": reason,
+            "type": kind, "id": told["id"], "at": "T", "worker": worker, "integrator": "glo.bex", "endpoint": "down", "since": "T",
+            "until": until, "failures": failures, "reason": reason,
         });
         assert_eq!(told, expected);
     }
@@ -113,6 +130,70 @@ async fn each_kind_is_told_once_as_it_is_described() {
     assert_eq!(scene.amqp.ready(TOLD).await, 0);
     scene.worker.wait_for_metric("callbackd_outcomes_total", &[("result", "published")], 6.0, LIMIT).await;
     assert_eq!(scene.worker.metric("callbackd_outcomes_waiting", &[]).await, Some(0.0));
+}
+
+#[tokio::test]
+async fn what_comes_of_a_replay_is_told_as_news() {
+    let receiver = Receiver::start();
+    receiver.on_path("/", [500, 500, 200]);
+    let acme = integrator("acme", &[endpoint("main", &receiver.url("/"), "retry = { max_attempts = 1 }")]);
+    let scene = Scene::start_with(&acme, &[ON]).await;
+    listen(&scene).await;
+    let cannot_be_made = event_for("acme", "evt-2", "complianceRecord", "[{}]");
+    scene.publish(&event("evt-1")).await;
+    scene.publish(&cannot_be_made).await;
+    scene.amqp.publish("compliance.events", "event", scene::properties().with_message_id("msg-3".into()), b"no event").await;
+    let mut told = scene.amqp.drain_when(TOLD, 3, LIMIT).await;
+    let config = config_for(&scene.vhost);
+    for queue in ["dead", "rejected", "dead"] {
+        let letters = if queue == "dead" { 1 } else { 2 };
+        scene.amqp.wait_ready(&format!("callbacks.{queue}"), letters, LIMIT).await;
+        let replayed = dead(&config, &["replay", "--queue", queue]).await.expect("replayed");
+        assert_eq!(replayed, format!("replayed {letters}, failed 0\n"));
+        told.extend(scene.amqp.drain_when(TOLD, usize::try_from(letters).expect("a count"), LIMIT).await);
+    }
+
+    let ids: BTreeSet<String> = told.iter().map(|one| one.json()["id"].to_string()).collect();
+    assert_eq!((ids.len(), told.len()), (7, 7), "{told:?}");
+    for (found, expected) in [
+        (json!({"event": {"id": "evt-1", "integrator": "acme", "topic": "complianceRecord"}}), ["dead", "dead", "delivered"].as_slice()),
+        (json!({"event": {"id": "evt-2", "integrator": "acme", "topic": "complianceRecord"}}), &["rejected", "rejected"]),
+        (json!({"messageId": "msg-3"}), &["rejected", "rejected"]),
+    ] {
+        let is_found = |body: &Value| found.as_object().is_some_and(|found| found.iter().all(|(member, value)| body[member] == *value));
+        let bodies: Vec<Value> = told.iter().map(Fetched::json).filter(is_found).collect();
+        assert_eq!(bodies.iter().map(|body| body["type"].as_str().expect("a text")).collect::<Vec<_>>(), expected, "{found}");
+        let replays: Vec<Option<Timestamp>> = bodies.iter().map(|body| body["replayedAt"].as_str().and_then(Timestamp::parse)).collect();
+        assert!(
+            replays[0].is_none() && replays.is_sorted() && replays.iter().collect::<BTreeSet<_>>().len() == replays.len(),
+            "{replays:?}"
+        );
+        assert!(bodies.iter().all(|body| body["webhookId"] == bodies[0]["webhookId"]), "{bodies:?}");
+    }
+}
+
+#[tokio::test]
+async fn an_endpoint_that_is_gone_is_told_once_however_many_requests_it_answers_so() {
+    let receiver = Receiver::start();
+    receiver.on_path("/", [Answer::status(410).after(std::time::Duration::from_secs(2))]);
+    let acme = integrator("acme", &[endpoint("main", &receiver.url("/"), "max_in_flight = 8")]);
+    let mut scene = Scene::start_with(&acme, &[ON]).await;
+    listen(&scene).await;
+    scene.publish_all((0..8).map(|n| event(&format!("evt-{n}")))).await;
+    scene.amqp.wait_ready("callbacks.dead", 8, LIMIT).await;
+    assert_eq!(receiver.count(), 8);
+    let worker = worker_name(&scene);
+    // Whatever is to be told is told when the process ends.
+    scene.worker.sigterm();
+    scene.worker.wait_exit(LIMIT).await;
+    let told = scene.amqp.drain(TOLD).await;
+    assert_eq!((of_kind(&told, "dead").len(), told.len()), (8, 9), "{told:?}");
+    let failing = of_kind(&told, "endpoint.failing")[0].json();
+    assert_eq!((&failing["reason"], &failing["failures"], &failing["worker"]), (&json!("gone"), &json!(null), &json!(worker)));
+    let time = |member: &str| failing[member].as_str().and_then(Timestamp::parse).expect("a time");
+    let lasts = time("until").since(time("at"));
+    assert!(lasts.abs_diff(std::time::Duration::from_secs(600)) < std::time::Duration::from_secs(5), "{lasts:?}");
+    assert_eq!(scene.log_lines("endpoint paused").len(), 1);
 }
 
 #[tokio::test]

@@ -136,13 +136,18 @@ fn nearly_an_event() -> impl Strategy<Value = Vec<u8>> {
     })
 }
 
-/// A well-formed `traceparent` mostly, and any bytes.
+/// A well-formed `traceparent` mostly, a later one with something that must not stand in a header, and any bytes.
 fn traceparent() -> impl Strategy<Value = Vec<u8>> {
     prop_oneof![
-        3 => "00-[1-9a-f][0-9a-f]{31}-[1-9a-f][0-9a-f]{15}-0[01]".prop_map(String::into_bytes),
+        3 => WELL_FORMED_PARENT.prop_map(String::into_bytes),
+        1 => "cc-[1-9a-f][0-9a-f]{31}-[1-9a-f][0-9a-f]{15}-01-[!-~\r\n\0\u{7f}ü ]{0,20}".prop_map(String::into_bytes),
         1 => prop::collection::vec(any::<u8>(), 0..60),
     ]
 }
+
+/// Of this version, and of later ones with or without more behind a dash.
+const WELL_FORMED_PARENT: &str =
+    "(00-[1-9a-f][0-9a-f]{31}-[1-9a-f][0-9a-f]{15}-0[01]|[1-9a-e][0-9a-f]-[1-9a-f][0-9a-f]{31}-[1-9a-f][0-9a-f]{15}-0[01](-[!-~]{0,40})?)";
 
 /// A well-formed `tracestate`, one with something that must not stand in a header, and any bytes.
 fn tracestate() -> impl Strategy<Value = Vec<u8>> {
@@ -488,7 +493,7 @@ proptest! {
     }
 
     #[test]
-    fn a_well_formed_trace_is_passed_on(parent in "00-[1-9a-f][0-9a-f]{31}-[1-9a-f][0-9a-f]{15}-0[01]", state in WELL_FORMED_STATE) {
+    fn a_well_formed_trace_is_passed_on(parent in WELL_FORMED_PARENT, state in WELL_FORMED_STATE) {
         let metadata = Metadata { traceparent: Some(parent.as_bytes()), tracestate: Some(state.as_bytes()), ..Metadata::default() };
         let event = decode(r#"{"id":"e","integrator":"acme","topic":"t","data":[]}"#.into(), &metadata).unwrap();
         let attempt = Attempt { number: 1, received_at: Timestamp::from_millis(0), now: Timestamp::from_millis(1) };

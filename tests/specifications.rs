@@ -289,13 +289,14 @@ fn what_upstream_is_told_is_as_the_brokers_document_describes() {
     };
     let mut facts = vec![delivered];
     for (reason, status) in DeadReason::ALL.into_iter().zip([Some(503), None, Some(410), None]) {
-        facts.push(Fact::DeadLettered { event: named, endpoint: &endpoint.id, reason, attempts: 3, status });
+        facts.push(Fact::DeadLettered { event: named, endpoint: &endpoint.id, reason, attempts: 3, status, replayed_at: None });
     }
     let reasons = [RejectReason::TooLarge { size: 2, limit: 1 }, RejectReason::HeadersTooLarge, RejectReason::UnknownIntegrator];
-    for reason in &reasons {
-        facts.push(Fact::Rejected { source: &source, event: None, message_id: None, endpoint: None, reason });
-        facts.push(Fact::Rejected { source: &source, event: Some(named), message_id: None, endpoint: None, reason });
-        facts.push(Fact::Rejected { source: &source, event: Some(named), message_id: None, endpoint: Some(&endpoint.id), reason });
+    let (source, longest) = (&source, "\u{1}".repeat(255));
+    for (reason, replayed_at) in reasons.iter().zip([None, None, Some(NOW)]) {
+        let rejected = |event, message_id, endpoint| Fact::Rejected { source, event, message_id, endpoint, reason, replayed_at };
+        facts.extend([None, Some(""), Some(longest.as_str())].map(|message_id| rejected(None, message_id, None)));
+        facts.extend([None, Some(&endpoint.id)].map(|endpoint| rejected(Some(named), None, endpoint)));
     }
     let endpoint = &endpoint;
     for cause in [TripCause::Consecutive, TripCause::FailureRate] {
@@ -308,27 +309,41 @@ fn what_upstream_is_told_is_as_the_brokers_document_describes() {
     let probe = Fact::CircuitOpened { endpoint, cause: TripCause::Probe, failures: 1, wait: Duration::ZERO, next_probe_at: NOW };
     assert!(Outcome::of(&probe, NOW).is_none(), "a probe that fails is nothing new");
 
-    let message = |fact: &Fact<'_>| {
-        let outcome = Outcome::of(fact, NOW).unwrap();
-        let told = outcome.message();
-        let text = |text: &Option<lapin::types::ShortString>| text.as_ref().map(ToString::to_string);
-        let (properties, kind) = (&told.properties, outcome.kind.as_str());
-        assert!(told.routing_key.starts_with(kind), "{}", told.routing_key);
-        json!({
-            "message": if kind.starts_with("endpoint") { "EndpointOutcome" } else { "EventOutcome" },
-            "headers": {},
-            "properties": {"message_id": text(properties.message_id()), "type": text(properties.kind()), "timestamp": properties.timestamp(), "app_id": text(properties.app_id())},
-            "payload": String::from_utf8(told.body).unwrap(),
-        })
-    };
-    let mut messages: Vec<Value> = facts.iter().map(message).collect();
+    let mut messages: Vec<Value> = facts.iter().map(told_upstream).collect();
     assert_eq!(asyncapi(&messages)["faults"], json!(vec![[(); 0]; messages.len()]));
-    for (from, to) in [("\"reason\":null", "\"reason\":\"whim\""), ("out_", "in_"), ("\"status\":200,", ""), ("delivered", "lost")] {
-        let payload = messages[0]["payload"].as_str().unwrap().replace(from, to);
-        messages.push(json!({"message": "EventOutcome", "headers": {}, "properties": messages[0]["properties"], "payload": payload}));
+    let right = [messages[0].clone(), messages[messages.len() - 2].clone()];
+    messages.clear();
+    for (index, from, to) in [
+        (0, "\"reason\":null", "\"reason\":\"whim\""),
+        (0, "out_", "in_"),
+        (0, "\"status\":200,", ""),
+        (0, "\"messageId\":null,", ""),
+        (0, "delivered", "lost"),
+        (1, "\"worker\":\"host:1\",", ""),
+        (1, "\"until\":null,", ""),
+    ] {
+        let mut message = right[index].clone();
+        message["payload"] = message["payload"].as_str().unwrap().replace(from, to).into();
+        assert_ne!(message, right[index], "{from}");
+        messages.push(message);
     }
-    let faults = asyncapi(&messages[messages.len() - 4..])["faults"].clone();
+    let faults = asyncapi(&messages)["faults"].clone();
     assert!(faults.as_array().unwrap().iter().all(|faults| !faults.as_array().unwrap().is_empty()), "{faults}");
+}
+
+/// The outcome that a fact is, as a judge reads it.
+fn told_upstream(fact: &Fact<'_>) -> Value {
+    let outcome = Outcome::of(fact, NOW).unwrap();
+    let told = outcome.message("host:1");
+    let text = |text: &Option<lapin::types::ShortString>| text.as_ref().map(ToString::to_string);
+    let (properties, kind) = (&told.properties, outcome.kind.as_str());
+    assert!(told.routing_key.starts_with(kind), "{}", told.routing_key);
+    json!({
+        "message": if kind.starts_with("endpoint") { "EndpointOutcome" } else { "EventOutcome" },
+        "headers": {},
+        "properties": {"message_id": text(properties.message_id()), "type": text(properties.kind()), "timestamp": properties.timestamp(), "app_id": text(properties.app_id())},
+        "payload": String::from_utf8(told.body).unwrap(),
+    })
 }
 
 /// Headers as a judge reads them: numbers and texts.

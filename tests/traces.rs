@@ -186,6 +186,21 @@ async fn a_publishers_trace_holds_the_failed_attempt_the_wait_the_retry_and_the_
 }
 
 #[tokio::test]
+async fn a_parent_of_a_later_version_is_followed_and_shown_as_it_was_written() {
+    let (receiver, collector) = (Receiver::start(), Receiver::start());
+    let acme = integrator("acme", &[endpoint("main", &receiver.url("/"), "format = \"topic\"")]);
+    let scene = Scene::start_with(&acme, &[("CALLBACKD__TRACES__ENDPOINT", &to(&collector))]).await;
+    let traceparent = format!("cc-{TRACE}-{PARENT}-01-What-The_Future-\"Will\"-be-like");
+    publish(&scene, &event_for("acme", "evt-1", "a", "[]"), &traceparent).await;
+
+    let all = exported(&collector, 3).await;
+    assert!(all.len() == 3 && all.iter().all(|span| hex(&span.trace_id) == TRACE), "{all:#?}");
+    assert!(all.iter().any(|span| hex(&span.parent_span_id) == PARENT), "{all:#?}");
+    let seen = receiver.seen();
+    assert_eq!((seen.len(), seen[0].header("traceparent"), seen[0].header("tracestate")), (1, traceparent.as_str(), "vendor=x"));
+}
+
+#[tokio::test]
 async fn without_a_parent_an_event_has_a_trace_of_its_own_and_an_unsampled_one_has_none() {
     let (receiver, collector) = (Receiver::start(), Receiver::start());
     receiver.on_path("/main", [500, 200]);

@@ -155,7 +155,7 @@ fn delivery_log(config: &Config, telemetry: Telemetry) -> Result<(Option<Writer>
 
 /// The sender of outcomes, where they are on, and telemetry that it sees.
 fn outcomes(config: &Config, telemetry: Telemetry) -> Result<(Option<Sender>, Telemetry), CliError> {
-    let started = Sender::start(config, &telemetry);
+    let started = Sender::start(config, worker_name(), &telemetry);
     match started.map_err(|error| CliError::Failed(format!("no thread for outcomes: {error}")))? {
         Some((outbox, sender)) => Ok((Some(sender), telemetry.observed_by(outbox))),
         None => Ok((None, telemetry)),
@@ -171,7 +171,7 @@ fn traces(config: &Config, telemetry: Telemetry) -> Result<(Option<Exporter>, Te
     }
 }
 
-/// What tells this process from others in the delivery log and in traces: the machine (in a container, the container), and the process.
+/// What tells this process from others in the delivery log, in outcomes and in traces: the machine (in a container, the container), and the process.
 fn worker_name() -> String {
     let host = std::fs::read_to_string("/proc/sys/kernel/hostname").unwrap_or_default();
     format!("{}:{}", host.trim(), std::process::id())

@@ -905,7 +905,7 @@ mod tests {
                         prop_assert!(left.iter().map(|one| one.work).eq(newest), "the newest leave, in order");
                     }
                     Step::Pass { millis } => now += ms(millis),
-                    Step::Pause => lane.pause(now + ms(5000)),
+                    Step::Pause => _ = lane.pause(now + ms(5000)),
                     Step::Renew => {
                         lane.renew(&rules, now);
                         renewals += 1;

@@ -59,16 +59,27 @@ impl SpanId {
 }
 
 impl TraceParent {
+    /// Longest text that is read, in bytes. A choice of ours, as later versions have no limit: as much as W3C Trace Context asks to be
+    /// passed on of a `tracestate`.
+    pub const LIMIT: usize = 512;
+
     /// Reads a `traceparent` (<https://www.w3.org/TR/trace-context/>): four fields of lower-case hexadecimal digits, no version `ff`, no id
-    /// of zeros. Anything else is none, as the specification asks. What later versions may add behind the four is not known here.
+    /// of zeros. Of versions above 00 more may follow behind a dash, which is not read; it is visible ASCII, so that the whole can be
+    /// passed on in a header as it is. Anything else is none, as the specification asks.
     #[must_use]
     pub fn parse(text: &str) -> Option<Self> {
-        let mut fields = text.split('-');
+        let mut fields = text.splitn(5, '-');
         let [version, trace, span, flags] = [fields.next()?, fields.next()?, fields.next()?, fields.next()?];
+        let more = fields.next();
         let [version] = hex(version)?;
         let [flags] = hex::<1>(flags)?;
         let (trace, span) = (hex::<16>(trace)?, hex::<8>(span)?);
-        let is_one = fields.next().is_none() && version != 0xff && trace != [0; 16] && span != [0; 8];
+        let has_form = match version {
+            0 => more.is_none(),
+            0xff => false,
+            _ => text.len() <= Self::LIMIT && more.is_none_or(|more| more.bytes().all(|byte| byte.is_ascii_graphic())),
+        };
+        let is_one = has_form && trace != [0; 16] && span != [0; 8];
         is_one.then_some(Self { trace: TraceId(trace), span: SpanId(span), is_sampled: flags & 1 == 1 })
     }
 
@@ -142,6 +153,21 @@ mod tests {
         ];
         for text in bad {
             assert_eq!(TraceParent::parse(text), None, "{text}");
+        }
+    }
+
+    #[test]
+    fn of_a_later_version_the_first_four_fields_are_read_whatever_follows_a_dash() {
+        let later = GOOD.replacen("00-", "cc-", 1);
+        let longest = format!("{later}-{}", "x".repeat(TraceParent::LIMIT - later.len() - 1));
+        for text in [&later, &format!("{later}-what-the-future-will-be-like"), &format!("{later}-"), &format!("{later}--~"), &longest] {
+            assert_eq!(TraceParent::parse(text), TraceParent::parse(GOOD), "{text}");
+        }
+        let injected = ["-a b", "-a\r\nx: y", "-\0", "-\u{7f}", "-ä", "-a "].map(|more| format!("{later}{more}"));
+        let not_behind_a_dash = [".what", "0", " "].map(|more| format!("{later}{more}"));
+        let zeros = later.replace("b7ad6b7169203331", &"0".repeat(16));
+        for text in injected.iter().chain(&not_behind_a_dash).chain([&zeros, &format!("{longest}x"), &format!("ff{}-more", &later[2..])]) {
+            assert_eq!(TraceParent::parse(text), None, "{text:?}");
         }
     }
 

@@ -26,24 +26,34 @@ pub struct Outcome {
 
 #[derive(Debug, Clone)]
 enum Subject {
-    /// A delivery, or an event that is none.
-    Event {
-        event: Option<Named>,
-        /// Where a message came from that is no event, and what tells it from others.
-        source: Option<(SourceName, u64)>,
-        endpoint: Option<EndpointId>,
-        attempt: Option<u32>,
-        status: Option<u16>,
-        reason: Option<&'static str>,
-    },
+    /// A delivery, an event, or a message that is none.
+    Event(AboutEvent),
     /// An endpoint.
-    Endpoint {
-        integrator: IntegratorKey,
-        endpoint: EndpointId,
-        since: Option<Timestamp>,
-        failures: Option<u32>,
-        reason: Option<&'static str>,
-    },
+    Endpoint(AboutEndpoint),
+}
+
+#[derive(Debug, Clone)]
+struct AboutEvent {
+    event: Option<Named>,
+    /// Where a message came from that was rejected.
+    source: Option<SourceName>,
+    /// What tells a message that is no event from others.
+    message: Option<Nameless>,
+    endpoint: Option<EndpointId>,
+    attempt: Option<u32>,
+    status: Option<u16>,
+    reason: Option<&'static str>,
+    replayed_at: Option<Timestamp>,
+}
+
+#[derive(Debug, Clone)]
+struct AboutEndpoint {
+    integrator: IntegratorKey,
+    endpoint: EndpointId,
+    since: Option<Timestamp>,
+    until: Option<Timestamp>,
+    failures: Option<u32>,
+    reason: Option<&'static str>,
 }
 
 #[derive(Debug, Clone)]
@@ -51,6 +61,14 @@ struct Named {
     id: EventId,
     integrator: IntegratorKey,
     topic: Topic,
+}
+
+/// A message that is no event.
+#[derive(Debug, Clone)]
+struct Nameless {
+    /// AMQP `message_id`: whatever text upstream wrote there, within the limit of an event's id, which may stand in its place.
+    id: Option<EventId>,
+    dice: u64,
 }
 
 impl From<EventRef<'_>> for Named {
@@ -67,11 +85,14 @@ struct EventBody<'a> {
     id: &'a str,
     at: String,
     event: Option<EventNames<'a>>,
+    source: Option<&'a str>,
+    message_id: Option<&'a str>,
     endpoint: Option<&'a str>,
-    webhook_id: Option<String>,
+    webhook_id: Option<&'a str>,
     attempt: Option<u32>,
     status: Option<u16>,
     reason: Option<&'static str>,
+    replayed_at: Option<String>,
 }
 
 #[derive(Serialize)]
@@ -87,9 +108,11 @@ struct EndpointBody<'a> {
     r#type: &'static str,
     id: &'a str,
     at: String,
+    worker: &'a str,
     integrator: &'a str,
     endpoint: &'a str,
     since: Option<String>,
+    until: Option<String>,
     failures: Option<u32>,
     reason: Option<&'static str>,
 }
@@ -127,39 +150,44 @@ impl Outcome {
     pub fn of(fact: &Fact<'_>, at: Timestamp) -> Option<Self> {
         let kind = kind_of(fact)?;
         let subject = match *fact {
-            Fact::Attempted { event, endpoint, attempt, reply, .. } => Subject::Event {
-                event: Some(event.into()),
-                source: None,
+            Fact::Attempted { event, endpoint, attempt, replayed_at, reply, .. } => Subject::Event(AboutEvent {
                 endpoint: Some(endpoint.id.clone()),
                 attempt: Some(attempt),
                 status: reply.status(),
-                reason: None,
-            },
-            Fact::DeadLettered { event, endpoint, reason, attempts, status } => Subject::Event {
-                event: Some(event.into()),
-                source: None,
+                ..AboutEvent::new(Some(event), replayed_at)
+            }),
+            Fact::DeadLettered { event, endpoint, reason, attempts, status, replayed_at } => Subject::Event(AboutEvent {
                 endpoint: Some(endpoint.clone()),
                 attempt: Some(attempts),
                 status,
                 reason: Some(reason.as_str()),
-            },
-            Fact::Rejected { source, event, endpoint, reason, .. } => Subject::Event {
-                event: event.map(Named::from),
-                source: event.is_none().then(|| (source.clone(), fastrand::u64(..))),
+                ..AboutEvent::new(Some(event), replayed_at)
+            }),
+            Fact::Rejected { source, event, message_id, endpoint, reason, replayed_at } => Subject::Event(AboutEvent {
+                source: Some(source.clone()),
+                message: event.is_none().then(|| Nameless::new(message_id)),
                 endpoint: endpoint.cloned(),
-                attempt: None,
-                status: None,
                 reason: Some(reason.code()),
-            },
-            Fact::CircuitOpened { endpoint, cause, failures, .. } => {
-                Subject::endpoint(endpoint, Some(at), Some(failures), Some(cause.as_str()))
+                ..AboutEvent::new(event, replayed_at)
+            }),
+            Fact::CircuitOpened { endpoint, cause, failures, next_probe_at, .. } => Subject::Endpoint(AboutEndpoint {
+                since: Some(at),
+                until: Some(next_probe_at),
+                failures: Some(failures),
+                reason: Some(cause.as_str()),
+                ..AboutEndpoint::new(endpoint)
+            }),
+            Fact::EndpointPaused { endpoint, until } => {
+                Subject::Endpoint(AboutEndpoint { since: Some(at), until: Some(until), reason: Some(GONE), ..AboutEndpoint::new(endpoint) })
             }
-            Fact::EndpointPaused { endpoint, .. } => Subject::endpoint(endpoint, Some(at), None, Some(GONE)),
             Fact::CircuitClosed { endpoint, open_for } => {
                 let open_for = i64::try_from(open_for.as_millis()).unwrap_or(i64::MAX);
-                Subject::endpoint(endpoint, Some(Timestamp::from_millis(at.millis().saturating_sub(open_for))), None, None)
+                let since = Timestamp::from_millis(at.millis().saturating_sub(open_for));
+                Subject::Endpoint(AboutEndpoint { since: Some(since), ..AboutEndpoint::new(endpoint) })
             }
-            Fact::EndpointResumed { endpoint, cause } => Subject::endpoint(endpoint, None, None, Some(cause.as_str())),
+            Fact::EndpointResumed { endpoint, cause } => {
+                Subject::Endpoint(AboutEndpoint { reason: Some(cause.as_str()), ..AboutEndpoint::new(endpoint) })
+            }
             _ => return None,
         };
         Some(Self { kind, at, subject })
@@ -168,78 +196,111 @@ impl Outcome {
     /// Bytes that it takes in memory, about.
     #[must_use]
     pub fn weight(&self) -> usize {
-        // The names are shared with the event, which may live no longer than this; those of an endpoint live as long as it is configured.
+        // The names are shared with the event, which may live no longer than this; those of an endpoint or a source live as long as it is
+        // configured.
         let names = match &self.subject {
-            Subject::Event { event: Some(Named { id, integrator, topic }), .. } => {
+            Subject::Event(AboutEvent { event: Some(Named { id, integrator, topic }), .. }) => {
                 id.as_str().len() + integrator.as_str().len() + topic.as_str().len()
             }
+            Subject::Event(AboutEvent { message: Some(Nameless { id: Some(id), .. }), .. }) => id.as_str().len(),
             _ => 0,
         };
         size_of::<Self>() + names
     }
 
-    /// The message that tells it.
+    /// The message that tells it, for the worker of this name.
     #[must_use]
-    pub fn message(&self) -> Message {
-        let (kind, at) = (self.kind.as_str(), self.at.to_string());
+    pub fn message(&self, worker: &str) -> Message {
         let (integrator, id, body) = match &self.subject {
-            Subject::Event { event, source, endpoint, attempt, status, reason } => {
-                let webhook_id = event.as_ref().zip(endpoint.as_ref());
-                let webhook_id = webhook_id.map(|(event, endpoint)| webhook_id_of(&event.integrator, endpoint, &event.topic, &event.id));
-                let id = self.id_of_event(event.as_ref(), source.as_ref(), webhook_id.as_deref());
-                let body = EventBody {
-                    r#type: kind,
-                    id: &id,
-                    at,
-                    event: event.as_ref().map(Named::names),
-                    endpoint: endpoint.as_ref().map(EndpointId::as_str),
-                    webhook_id,
-                    attempt: *attempt,
-                    status: *status,
-                    reason: *reason,
-                };
-                let body = serde_json::to_vec(&body);
-                (event.as_ref().map(|event| &event.integrator), id, body)
+            Subject::Event(about) => {
+                let (id, body) = about.written(self.kind, self.at);
+                (about.event.as_ref().map(|event| &event.integrator), id, body)
             }
-            Subject::Endpoint { integrator, endpoint, since, failures, reason } => {
-                let id = endpoint_outcome_id(self.kind, integrator, endpoint, self.at);
-                let body = EndpointBody {
-                    r#type: kind,
-                    id: &id,
-                    at,
-                    integrator: integrator.as_str(),
-                    endpoint: endpoint.as_str(),
-                    since: since.map(|since| since.to_string()),
-                    failures: *failures,
-                    reason: *reason,
-                };
-                let body = serde_json::to_vec(&body);
-                (Some(integrator), id, body)
+            Subject::Endpoint(about) => {
+                let (id, body) = about.written(self.kind, self.at, worker);
+                (Some(&about.integrator), id, body)
             }
         };
         let properties = BasicProperties::default()
             .with_content_type("application/json".into())
             .with_app_id("callbackd".into())
-            .with_type(kind.into())
+            .with_type(self.kind.as_str().into())
             .with_timestamp(u64::try_from(self.at.seconds()).unwrap_or(0))
             .with_message_id(id.as_str().into());
         // Texts and numbers alone can always be written.
         Message { routing_key: routing_key(self.kind, integrator), properties, body: body.unwrap_or_default() }
     }
+}
 
-    fn id_of_event(&self, event: Option<&Named>, source: Option<&(SourceName, u64)>, webhook_id: Option<&str>) -> String {
-        match (webhook_id, event, source) {
-            (Some(webhook_id), ..) => delivery_outcome_id(self.kind, webhook_id),
-            (None, Some(event), _) => event_outcome_id(&event.integrator, event.topic.as_str(), event.id.as_str()),
-            (None, None, Some((source, dice))) => message_outcome_id(source, self.at, *dice),
-            (None, None, None) => delivery_outcome_id(self.kind, &self.at.to_string()),
+/// An id and the body with it.
+type Written = (String, serde_json::Result<Vec<u8>>);
+
+impl AboutEvent {
+    fn new(event: Option<EventRef<'_>>, replayed_at: Option<Timestamp>) -> Self {
+        let event = event.map(Named::from);
+        Self { event, source: None, message: None, endpoint: None, attempt: None, status: None, reason: None, replayed_at }
+    }
+
+    fn written(&self, kind: OutcomeKind, at: Timestamp) -> Written {
+        let webhook_id = self.event.as_ref().zip(self.endpoint.as_ref());
+        let webhook_id = webhook_id.map(|(event, endpoint)| webhook_id_of(&event.integrator, endpoint, &event.topic, &event.id));
+        let id = self.id(kind, at, webhook_id.as_deref());
+        let body = EventBody {
+            r#type: kind.as_str(),
+            id: &id,
+            at: at.to_string(),
+            event: self.event.as_ref().map(Named::names),
+            source: self.source.as_ref().map(SourceName::as_str),
+            message_id: self.message.as_ref().and_then(|message| message.id.as_ref()).map(EventId::as_str),
+            endpoint: self.endpoint.as_ref().map(EndpointId::as_str),
+            webhook_id: webhook_id.as_deref(),
+            attempt: self.attempt,
+            status: self.status,
+            reason: self.reason,
+            replayed_at: self.replayed_at.map(|at| at.to_string()),
+        };
+        let body = serde_json::to_vec(&body);
+        (id, body)
+    }
+
+    fn id(&self, kind: OutcomeKind, at: Timestamp, webhook_id: Option<&str>) -> String {
+        match (webhook_id, &self.event, &self.source, &self.message) {
+            (Some(webhook_id), ..) => delivery_outcome_id(kind, webhook_id, self.replayed_at),
+            (None, Some(event), ..) => event_outcome_id(&event.integrator, event.topic.as_str(), event.id.as_str(), self.replayed_at),
+            (None, None, Some(source), Some(message)) => message_outcome_id(source, at, message.dice),
+            (None, None, ..) => delivery_outcome_id(kind, &at.to_string(), self.replayed_at),
         }
     }
 }
 
-impl Subject {
-    fn endpoint(endpoint: &Endpoint, since: Option<Timestamp>, failures: Option<u32>, reason: Option<&'static str>) -> Self {
-        Self::Endpoint { integrator: endpoint.integrator.clone(), endpoint: endpoint.id.clone(), since, failures, reason }
+impl AboutEndpoint {
+    fn new(endpoint: &Endpoint) -> Self {
+        let (integrator, endpoint) = (endpoint.integrator.clone(), endpoint.id.clone());
+        Self { integrator, endpoint, since: None, until: None, failures: None, reason: None }
+    }
+
+    fn written(&self, kind: OutcomeKind, at: Timestamp, worker: &str) -> Written {
+        let id = endpoint_outcome_id(kind, worker, &self.integrator, &self.endpoint, at);
+        let body = EndpointBody {
+            r#type: kind.as_str(),
+            id: &id,
+            at: at.to_string(),
+            worker,
+            integrator: self.integrator.as_str(),
+            endpoint: self.endpoint.as_str(),
+            since: self.since.map(|since| since.to_string()),
+            until: self.until.map(|until| until.to_string()),
+            failures: self.failures,
+            reason: self.reason,
+        };
+        let body = serde_json::to_vec(&body);
+        (id, body)
+    }
+}
+
+impl Nameless {
+    fn new(message_id: Option<&str>) -> Self {
+        Self { id: message_id.and_then(|id| EventId::try_new(id).ok()), dice: fastrand::u64(..) }
     }
 }
 

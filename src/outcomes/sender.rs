@@ -41,11 +41,12 @@ pub struct Sender {
 }
 
 impl Sender {
-    /// Starts a sender, and the outbox that it empties; `None` where outcomes are off. Whether there is a broker, it finds out by itself.
+    /// Starts a sender for the worker of this name, and the outbox that it empties; `None` where outcomes are off. Whether there is a
+    /// broker, it finds out by itself.
     ///
     /// # Errors
     /// The system has no thread for it.
-    pub fn start(config: &Config, telemetry: &Telemetry) -> std::io::Result<Option<(Arc<Outbox>, Self)>> {
+    pub fn start(config: &Config, worker: String, telemetry: &Telemetry) -> std::io::Result<Option<(Arc<Outbox>, Self)>> {
         let Some(exchange) = config.outcomes.exchange.clone() else { return Ok(None) };
         let outbox = Arc::new(Outbox::new(config.outcomes.events.clone(), config.outcomes.memory, telemetry.clone()));
         let stop = CancellationToken::new();
@@ -54,6 +55,7 @@ impl Sender {
             topology: Topology::of_outcomes(config),
             broker: config.broker.clone(),
             exchange,
+            worker,
             telemetry: telemetry.clone(),
             stop: stop.clone(),
             failing: Cell::new(false),
@@ -80,6 +82,7 @@ struct Sending {
     topology: Topology,
     broker: Broker,
     exchange: String,
+    worker: String,
     telemetry: Telemetry,
     stop: CancellationToken,
     /// That they cannot be published, or that the broker refuses them, has been told.
@@ -156,7 +159,7 @@ impl Sending {
 
     async fn send_what_waits(&self, outlet: &Outlet) -> Result<(), Fault> {
         while let Some(outcome) = self.outbox.backlog().take(1).pop() {
-            let Message { routing_key, properties, body } = outcome.message();
+            let Message { routing_key, properties, body } = outcome.message(&self.worker);
             let head = Letterhead { exchange: &self.exchange, routing_key: &routing_key, properties };
             match outlet.announce(head, &body).await {
                 Ok(()) => self.published(outcome),

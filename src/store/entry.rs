@@ -157,7 +157,7 @@ impl Entry {
                 reason: Some(reason.as_str()),
                 ..Self::about(event, What::Dead, at).with(kept, event, attempts == 0)
             }),
-            Fact::Rejected { source, event, message_id, endpoint, reason } => {
+            Fact::Rejected { source, event, message_id, endpoint, reason, .. } => {
                 let entry = Self { source: Some(source.clone()), reason: Some(reason.code()), ..Self::new(What::Rejected, at) };
                 Some(match event {
                     // The id is all that upstream can look for it by.

@@ -229,10 +229,11 @@ pub enum Fact<'a> {
         open_for: Duration,
     },
     /// An endpoint answered 410, that it is gone: its further events wait, until its configuration changes or the time is over.
+    /// Told once for each pause.
     EndpointPaused {
         /// The endpoint.
         endpoint: &'a Endpoint,
-        /// Until then, if its configuration stays as it is.
+        /// Until then, if its configuration stays as it is. A request that was in flight and answers 410 too may move it a little.
         until: Timestamp,
     },
     /// An endpoint that answered 410 is told again.
@@ -280,6 +281,8 @@ pub enum Fact<'a> {
         attempts: u32,
         /// The status of the latest answer; `None` where there was none.
         status: Option<u16>,
+        /// When an operator replayed the event last.
+        replayed_at: Option<Timestamp>,
     },
     /// A message is no delivery and is among the rejected (confirmed).
     Rejected {
@@ -293,6 +296,8 @@ pub enum Fact<'a> {
         endpoint: Option<&'a EndpointId>,
         /// Why.
         reason: &'a RejectReason,
+        /// When an operator replayed it last.
+        replayed_at: Option<Timestamp>,
     },
     /// The delivery log can be written.
     DeliveryLogReady {

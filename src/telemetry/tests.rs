@@ -74,7 +74,14 @@ impl Scene {
     }
 
     fn dead_letter(&self, telemetry: &Telemetry, reason: DeadReason) {
-        telemetry.record(&Fact::DeadLettered { event: self.event(), endpoint: &self.endpoint.id, reason, attempts: 9, status: None });
+        telemetry.record(&Fact::DeadLettered {
+            event: self.event(),
+            endpoint: &self.endpoint.id,
+            reason,
+            attempts: 9,
+            status: None,
+            replayed_at: None,
+        });
     }
 
     fn waits(&self, telemetry: &Telemetry, cause: WaitCause) {
@@ -138,6 +145,7 @@ impl Scene {
             message_id: None,
             endpoint: None,
             reason: &RejectReason::UnknownIntegrator,
+            replayed_at: None,
         });
         telemetry.record(&Fact::Reloaded { integrators: 2, endpoints: 3 });
         telemetry.record(&Fact::ReloadRefused { problems: &["a: bad".to_owned(), "b: worse".to_owned()] });
@@ -738,6 +746,7 @@ fn payloads_secrets_and_urls_get_neither_into_the_log_nor_into_the_metrics() {
                     message_id: Some(CANARY),
                     endpoint: None,
                     reason: &RejectReason::Undecodable(fault),
+                    replayed_at: None,
                 });
             }
         });

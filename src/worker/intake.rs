@@ -60,7 +60,7 @@ fn admit(shared: &Arc<Shared>, Intake { source, due, window }: &Intake, inbound:
     let original = Original { source: Arc::clone(source), due, properties, exchange, routing_key, body, receipt, held };
 
     if !headers::can_be_copied(&original.properties, original.trust()) {
-        return settle::reject_by_broker(shared, &original, claim);
+        return settle::reject_by_broker(shared, &original, &history, claim);
     }
     let limit = shared.config.worker.max_body;
     if original.body.len() > limit {

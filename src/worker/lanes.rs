@@ -274,11 +274,22 @@ fn make_room(shared: &Arc<Shared>, state: &mut State) {
 }
 
 /// The endpoint has answered 410: its further events wait until its configuration changes, or for as long as an event of it
-/// is kept at all.
+/// is kept at all. Told for the first of those in flight.
 fn pause(shared: &Shared, place: &Place, endpoint: &Endpoint, now: Instant) {
     let lasts = endpoint.policy.retry.max_age;
-    place.lock().lane.pause(now + lasts);
-    shared.telemetry.record(&Fact::EndpointPaused { endpoint, until: clock::now().plus(lasts) });
+    let mut state = place.lock();
+    // Who is told once more after a pause may answer before anybody has looked at the line.
+    end_pause(shared, &mut state, now);
+    if state.lane.pause(now + lasts) {
+        shared.telemetry.record(&Fact::EndpointPaused { endpoint, until: clock::now().plus(lasts) });
+    }
+}
+
+/// Ends a pause whose time is over, and tells it.
+fn end_pause(shared: &Shared, State { endpoint, lane, .. }: &mut State, now: Instant) {
+    if lane.end_pause(now) {
+        shared.telemetry.record(&Fact::EndpointResumed { endpoint, cause: ResumeCause::TimeOver });
+    }
 }
 
 fn tell(shared: &Shared, endpoint: &Endpoint, change: Change) {
@@ -341,11 +352,8 @@ pub(super) async fn watch_lines(shared: Arc<Shared>) {
         let now = Instant::now();
         for place in shared.lanes.all() {
             let mut state = place.lock();
-            let State { endpoint, lane, .. } = &mut *state;
-            if lane.end_pause(now) {
-                shared.telemetry.record(&Fact::EndpointResumed { endpoint, cause: ResumeCause::TimeOver });
-            }
-            let has_line = lane.has_line();
+            end_pause(&shared, &mut state, now);
+            let has_line = state.lane.has_line();
             drop(state);
             if has_line {
                 pump(&shared, &place);

@@ -85,8 +85,8 @@ pub(super) async fn dead(shared: &Shared, stake: Stake, endpoint: &EndpointId, h
     let properties = headers::dead_copy(&original(&parcel.original), &history.at(endpoint), parcel.event_ref(), reason, clock::now());
     let copy = (shared.config.broker.names.dead.clone(), properties);
     settle_by_copy(shared, stake, copy, EventOutcome::Dead, |event| {
-        let (attempts, status) = (history.attempts, history.last_status);
-        shared.telemetry.record(&Fact::DeadLettered { event, endpoint, reason, attempts, status });
+        let (attempts, status, replayed_at) = (history.attempts, history.last_status, history.replayed_at);
+        shared.telemetry.record(&Fact::DeadLettered { event, endpoint, reason, attempts, status, replayed_at });
     })
     .await;
 }
@@ -103,7 +103,8 @@ async fn reject_event(shared: &Shared, stake: Stake, endpoint: Option<&EndpointI
     let properties = headers::rejected_copy(&original(&parcel.original), &history, Some(parcel.event_ref()), &reason, clock::now());
     let copy = (shared.config.broker.names.rejected.clone(), properties);
     settle_by_copy(shared, stake, copy, EventOutcome::Rejected, |event| {
-        shared.telemetry.record(&Fact::Rejected { source, event: Some(event), message_id: None, endpoint, reason: &reason });
+        let replayed_at = history.replayed_at;
+        shared.telemetry.record(&Fact::Rejected { source, event: Some(event), message_id: None, endpoint, reason: &reason, replayed_at });
     })
     .await;
 }
@@ -124,7 +125,7 @@ async fn settle_by_copy(
         }
         Copy::Unsettled => {}
         Copy::Impossible => {
-            record_headers_too_large(shared, &parcel.original, Some(parcel.event_ref()));
+            record_headers_too_large(shared, &parcel.original, Some(parcel.event_ref()), &parcel.history);
             stake.reject();
         }
     }
@@ -137,25 +138,27 @@ pub(super) async fn reject_message(shared: &Shared, message: &Original, history:
     let source = &message.source.name;
     match publish(shared, message, copy, &claim.over()).await {
         Copy::Safe(confirmed) => {
-            shared.telemetry.record(&Fact::Rejected { source, event: None, message_id: message.message_id(), endpoint: None, reason });
+            let (message_id, replayed_at) = (message.message_id(), history.replayed_at);
+            shared.telemetry.record(&Fact::Rejected { source, event: None, message_id, endpoint: None, reason, replayed_at });
             claim.settle(Proof::Copied(confirmed));
             shared.telemetry.record(&Fact::Settled { source, event: None, outcome: EventOutcome::Rejected });
         }
         Copy::Unsettled => {}
-        Copy::Impossible => reject_by_broker(shared, message, claim),
+        Copy::Impossible => reject_by_broker(shared, message, history, claim),
     }
 }
 
 /// The properties of a message are such that no copy of it can be made: the broker moves it itself.
-pub(super) fn reject_by_broker(shared: &Shared, message: &Original, claim: Claim) {
+pub(super) fn reject_by_broker(shared: &Shared, message: &Original, history: &History, claim: Claim) {
     claim.reject();
-    record_headers_too_large(shared, message, None);
+    record_headers_too_large(shared, message, None, history);
 }
 
-fn record_headers_too_large(shared: &Shared, message: &Original, event: Option<EventRef<'_>>) {
+fn record_headers_too_large(shared: &Shared, message: &Original, event: Option<EventRef<'_>>, history: &History) {
     let source = &message.source.name;
-    let message_id = message.message_id().filter(|_| event.is_none());
-    shared.telemetry.record(&Fact::Rejected { source, event, message_id, endpoint: None, reason: &RejectReason::HeadersTooLarge });
+    let (message_id, replayed_at) = (message.message_id().filter(|_| event.is_none()), history.replayed_at);
+    let reason = &RejectReason::HeadersTooLarge;
+    shared.telemetry.record(&Fact::Rejected { source, event, message_id, endpoint: None, reason, replayed_at });
     shared.telemetry.record(&Fact::Settled { source, event, outcome: EventOutcome::Rejected });
 }
 

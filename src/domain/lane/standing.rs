@@ -61,10 +61,11 @@ pub struct Renewed {
 }
 
 impl<T> Lane<T> {
-    /// The endpoint has said that it is gone: it is not called before `until`.
-    pub fn pause(&mut self, until: Instant) {
-        self.paused_until = Some(until);
+    /// The endpoint has said that it is gone: it is not called before `until`. Says whether that is new: of requests in flight at one time
+    /// each may be answered so, and all but the first only move the end. A pause whose time is over counts until [`Self::end_pause`].
+    pub const fn pause(&mut self, until: Instant) -> bool {
         self.is_doubtful = true;
+        self.paused_until.replace(until).is_none()
     }
 
     /// An operator has paused the endpoint, or wants it to be told again. What is in flight goes on.
@@ -185,9 +186,12 @@ mod tests {
     fn what_is_held_against_an_endpoint_is_shown() {
         let now = Instant::now();
         let mut lane: Lane<u32> = Lane::new(&policy(), now);
-        lane.pause(now + Duration::from_secs(60));
-        assert_eq!(lane.view(now).standing, Standing::Gone { remaining: Duration::from_secs(60) });
-        assert_eq!(lane.view(now + Duration::from_secs(60)).standing, Standing::Doubtful);
+        assert!(lane.pause(now + Duration::from_secs(50)));
+        assert!(!lane.pause(now + Duration::from_secs(60)), "it was paused already");
+        assert_eq!(lane.view(now).standing, Standing::Gone { remaining: Duration::from_secs(60) }, "yet the end has moved");
+        let over = now + Duration::from_secs(60);
+        assert_eq!(lane.view(over).standing, Standing::Doubtful);
+        assert!(lane.end_pause(over) && lane.pause(over + Duration::from_secs(60)), "after an end it is new");
         let mut lane: Lane<u32> = Lane::new(&policy(), now);
         for _ in 0..policy().circuit.consecutive.get() {
             lane.push(1, now);
