@@ -62,16 +62,13 @@ impl Stage {
             directory: watch::channel(Arc::default()).1,
             reload: ReloadTrigger::default(),
             telemetry: telemetry.clone(),
-            reloads: Api::once_a_second(),
             config: Arc::new(example_configuration()),
             worker: Insight::of_no_worker(),
             holds: HoldKeeper::new(None, telemetry.clone()),
-            looks: Api::ten_and_one_a_second(),
-            pings: Api::once_a_second(),
             live: Arc::default(),
             desk: None,
             jobs: Jobs::new(Arc::new(example_configuration()), telemetry.clone(), "test".to_owned()),
-            watchers: Api::room_for_watchers(),
+            limits: Arc::default(),
         };
         let reload = api.reload.clone();
         let pulse = Pulse::default();

@@ -62,16 +62,13 @@ impl Run {
             directory: in_force,
             reload: trigger.clone(),
             telemetry,
-            reloads: Api::once_a_second(),
             config: Arc::clone(&config),
             worker: worker.insight(),
             holds,
-            looks: Api::ten_and_one_a_second(),
-            pings: Api::once_a_second(),
             live,
             desk: Desk::new(&config.delivery_log),
             jobs,
-            watchers: Api::room_for_watchers(),
+            limits: Arc::default(),
         };
         let admin = admin::start(listener, config.admin.clone(), api, (pulse, stop.clone()))
             .map_err(|error| CliError::Failed(format!("no thread for the admin side: {error}")))?;

@@ -99,12 +99,13 @@ fn read_tokens(section: &mut Section<'_>) -> Option<Vec<ApiToken>> {
     let mut names = HashSet::new();
     section.sections("token", TOKENS, |section| {
         let reading = section.reading();
+        // Before the table is called by its name: a variable calls it by its number.
+        let is_read_only = section.or("read_only", false, boolean);
         let name = section.required("name", word(NAME_LIMIT))?;
         section.call(&name);
         if !names.insert(name.clone()) {
             section.problem("name", format!("{name:?} stands there twice"));
         }
-        let is_read_only = section.or("read_only", false, boolean);
         let secret = section.required("secret", |value| {
             let secret = secret(reading)(value)?;
             let text = secret.expose_secret();

@@ -131,7 +131,7 @@ pub(in crate::admin) async fn release(
 
 /// Pings an endpoint.
 pub(in crate::admin) async fn pinged(api: &Api, actor: &Actor, endpoint: &Arc<Endpoint>) -> Result<Pong, Refusal> {
-    if api.pings.check().is_err() {
+    if api.limits.pings.check().is_err() {
         return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "one ping a second"));
     }
     audit(api, actor, "ping", &format!("{}/{}", endpoint.integrator, endpoint.id));

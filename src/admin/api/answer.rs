@@ -7,6 +7,7 @@ use axum::http::{StatusCode, header};
 use axum::response::{IntoResponse, Response};
 use serde::Serialize;
 use serde::de::DeserializeOwned;
+use serde_json::Value;
 use utoipa::ToSchema;
 
 use super::BODY_BYTES;
@@ -76,11 +77,22 @@ impl<T: DeserializeOwned, S: Sync> FromRequest<S> for Sent<T> {
         let limit = usize::try_from(BODY_BYTES).unwrap_or(usize::MAX);
         let bytes = to_bytes(request.into_body(), limit).await.map_err(|_| told(StatusCode::BAD_REQUEST, "the body did not come whole"))?;
         let text = if bytes.is_empty() { &b"{}"[..] } else { &bytes[..] };
-        // Deriving admits a list of the members' values, which the document does not.
-        if text.iter().find(|byte| !byte.is_ascii_whitespace()) == Some(&b'[') {
-            return Err(told(StatusCode::BAD_REQUEST, "the body is no good: it is a list, not an object"));
+        let bad = |why: String| told(StatusCode::BAD_REQUEST, format!("the body is no good: {why}"));
+        let value: Value = serde_json::from_slice(text).map_err(|error| bad(error.to_string()))?;
+        // What is derived takes a list of the members' values for an object, which the document does not.
+        if has_list(&value) {
+            return Err(bad("a list stands where an object is meant".to_owned()));
         }
-        let value = serde_json::from_slice(text).map_err(|error| told(StatusCode::BAD_REQUEST, format!("the body is no good: {error}")))?;
+        let value = serde_json::from_value(value).map_err(|error| bad(error.to_string()))?;
         Ok(Self(value))
+    }
+}
+
+/// No body that is sent here has a list in it.
+fn has_list(value: &Value) -> bool {
+    match value {
+        Value::Array(_) => true,
+        Value::Object(members) => members.values().any(has_list),
+        _ => false,
     }
 }

@@ -81,7 +81,7 @@ pub(super) async fn start(
     if how.dry_run == Some(true) {
         // Nobody has to say `all` to have everything counted.
         let spec = JobSpec { all: true, ..spec };
-        if api.looks.check().is_err() {
+        if api.limits.looks.check().is_err() {
             return Refusal::new(StatusCode::TOO_MANY_REQUESTS, "one look a second, as each takes the whole queue in hand").into_response();
         }
         let count = async {
@@ -163,7 +163,7 @@ pub(in crate::admin) async fn looked(api: &Api, queue: Queue, wanted: &Wanted) -
     if !(1..=MOST_LISTED).contains(&limit) {
         return Err(Refusal::new(StatusCode::BAD_REQUEST, "`limit` is 1 to 1000"));
     }
-    if api.looks.check().is_err() {
+    if api.limits.looks.check().is_err() {
         return Err(Refusal::new(StatusCode::TOO_MANY_REQUESTS, "one look a second, as each takes the whole queue in hand"));
     }
     Ok(api.jobs.letters(queue, &filter(wanted)?, wanted.after.unwrap_or(0), limit).await?)

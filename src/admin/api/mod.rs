@@ -57,46 +57,44 @@ pub struct Api {
     pub reload: ReloadTrigger,
     /// Where facts go.
     pub telemetry: Telemetry,
-    /// Limits how often they are loaded.
-    pub reloads: Arc<DefaultDirectRateLimiter>,
     /// The configuration in force.
     pub config: Arc<Config>,
     /// The worker at its work.
     pub worker: Insight,
     /// Endpoints that operators have paused.
     pub holds: Arc<HoldKeeper>,
-    /// Limits how often queues of letters are looked at: each look counts against the delivery limit of every message.
-    pub looks: Arc<DefaultDirectRateLimiter>,
-    /// Limits how often endpoints are pinged.
-    pub pings: Arc<DefaultDirectRateLimiter>,
     /// What happens right now.
     pub live: Arc<Live>,
     /// The delivery log, where there is one.
     pub desk: Option<Desk>,
     /// What is done with letters.
     pub jobs: Jobs,
-    /// Limits how many watch at one time.
-    pub watchers: Arc<Semaphore>,
+    /// What may be done how often.
+    pub limits: Arc<Limits>,
 }
 
-impl Api {
-    /// For what may be done once a second.
-    #[must_use]
-    pub fn once_a_second() -> Arc<DefaultDirectRateLimiter> {
-        Arc::new(RateLimiter::direct(Quota::per_second(NonZeroU32::MIN)))
-    }
+/// What may be done how often, by everybody together.
+pub struct Limits {
+    /// Loading the integrators: once a second.
+    reloads: DefaultDirectRateLimiter,
+    /// Looking at a queue of letters: ten times, and once more a second. Each look counts against the delivery limit of every message.
+    looks: DefaultDirectRateLimiter,
+    /// Pinging: once a second.
+    pings: DefaultDirectRateLimiter,
+    /// Watching what happens: 16 at one time, a quarter of all connections.
+    watchers: Arc<Semaphore>,
+}
 
-    /// Ten, and one more a second.
-    #[must_use]
-    pub fn ten_and_one_a_second() -> Arc<DefaultDirectRateLimiter> {
+impl Default for Limits {
+    fn default() -> Self {
         const TEN: NonZeroU32 = NonZeroU32::new(10).expect("not zero");
-        Arc::new(RateLimiter::direct(Quota::per_second(NonZeroU32::MIN).allow_burst(TEN)))
-    }
-
-    /// Room for so many who watch at one time: a quarter of all connections.
-    #[must_use]
-    pub fn room_for_watchers() -> Arc<Semaphore> {
-        Arc::new(Semaphore::new(16))
+        let once_a_second = || Quota::per_second(NonZeroU32::MIN);
+        Self {
+            reloads: RateLimiter::direct(once_a_second()),
+            looks: RateLimiter::direct(once_a_second().allow_burst(TEN)),
+            pings: RateLimiter::direct(once_a_second()),
+            watchers: Arc::new(Semaphore::new(16)),
+        }
     }
 }
 

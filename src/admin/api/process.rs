@@ -63,7 +63,7 @@ pub(super) async fn configuration(State(api): State<Api>) -> Response {
 ))]
 pub(super) async fn reload(State(api): State<Api>, Extension(actor): Extension<Actor>) -> Response {
     // To load thousands of integrators takes a third of a second of the machine.
-    if api.reloads.check().is_err() {
+    if api.limits.reloads.check().is_err() {
         return told(StatusCode::TOO_MANY_REQUESTS, "one reload a second");
     }
     api.telemetry.record(&Fact::Audited { actor: actor.as_str(), action: "reload", detail: None });

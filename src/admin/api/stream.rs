@@ -54,7 +54,7 @@ pub(super) async fn stream(State(api): State<Api>, headers: HeaderMap, Params(wa
     if let Err(refusal) = given.into_iter().try_for_each(|(name, text)| not_empty(name, text.as_deref())) {
         return refusal.into_response();
     }
-    let Ok(place) = api.watchers.clone().try_acquire_owned() else {
+    let Ok(place) = api.limits.watchers.clone().try_acquire_owned() else {
         return told(StatusCode::SERVICE_UNAVAILABLE, "16 watch already; come back later");
     };
     let after = headers.get("last-event-id").and_then(|id| id.to_str().ok()?.parse().ok());
