@@ -5,12 +5,13 @@
 
 use std::fs::OpenOptions;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
 use secrecy::ExposeSecret as _;
 use sqlx::migrate::{Migration, MigrationType, Migrator};
 use sqlx::{AnyConnection, AssertSqlSafe, SqlSafeStr as _};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::{LIMIT, StoreError, within};
 use crate::config::Database;
@@ -133,6 +134,10 @@ CREATE TABLE job (
 );
 ";
 
+/// How long who makes the tables at the same time is waited for. All of them are made within some ten milliseconds.
+const MEANWHILE: [Duration; 4] =
+    [Duration::from_millis(50), Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(400)];
+
 /// What stays as it is in the path of a URL.
 const PATH: &AsciiSet = &NON_ALPHANUMERIC.remove(b'/').remove(b'.').remove(b'-').remove(b'_');
 
@@ -185,8 +190,20 @@ pub(super) async fn make_durable(database: &Database, connection: &mut AnyConnec
     within(sqlx::raw_sql(statement).execute(connection)).await.map(drop)
 }
 
-/// Makes the tables, or brings those of an older version up to date. Several workers may do so at one time.
+/// Makes the tables, or brings those of an older version up to date. Several may do so at one time, of this process or of others: who finds
+/// that a table has come into being meanwhile looks again at what is left to do.
 pub(super) async fn migrate(database: &Database, connection: &mut AnyConnection) -> Result<(), StoreError> {
+    for pause in MEANWHILE {
+        match migrate_once(database, connection).await {
+            Ok(()) => return Ok(()),
+            Err(StoreError::Timeout) => return Err(StoreError::Timeout),
+            Err(_) => sleep(pause).await,
+        }
+    }
+    migrate_once(database, connection).await
+}
+
+async fn migrate_once(database: &Database, connection: &mut AnyConnection) -> Result<(), StoreError> {
     let (number, clustered) = match database {
         Database::Sqlite(_) => ("INTEGER", " WITHOUT ROWID"),
         Database::Postgres(_) => ("BIGINT", ""),

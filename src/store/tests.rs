@@ -207,3 +207,18 @@ async fn what_the_tally_costs() {
         println!("{endpoints} endpoints: {before:?} without, {after:?} with the tally: {:.3}", after.as_secs_f64() / before.as_secs_f64());
     }
 }
+
+#[tokio::test]
+async fn many_make_the_tables_at_one_time() {
+    for _ in 0..10 {
+        let folder = tempfile::tempdir().unwrap();
+        let database = Database::Sqlite(folder.path().join("log.db"));
+        let all = futures_util::future::join_all((0..6).map(|_| async {
+            let mut connection = connect(&database, true).await?;
+            schema::migrate(&database, &mut connection).await
+        }));
+        for made in all.await {
+            made.unwrap();
+        }
+    }
+}
