@@ -202,9 +202,11 @@ async fn the_rate_is_kept_over_several_passes_and_who_looks_meanwhile_sees_what_
     let page = jobs.letters(Queue::Dead, &of("acme"), 0, 1000).await.unwrap();
     let left: Vec<u32> = page.letters.iter().map(|letter| letter.event.as_ref().unwrap()[4..].parse().unwrap()).collect();
     assert_numbers(&left, (1..=400).step_by(2));
-    assert!((300..400).contains(&page.seen), "{} left", page.seen);
     let half = jobs.get(&job.id).await.unwrap();
-    assert_eq!((&half.state, half.progress.fitting), (&JobState::Running, 200), "{half:?}");
+    // It goes on while one looks, faster or slower.
+    let (seen, done) = (page.seen as u64, half.progress.done);
+    assert!(seen < 400 - 30 && seen >= 400 - done, "{seen} left, {done} done");
+    assert_eq!(half.progress.fitting, 200, "{half:?}");
     let job = over(&jobs, &job.id).await;
     let took = begin.elapsed();
     assert_eq!((&job.state, figures(&job)), (&JobState::Done, (200, 200, 0)), "{job:?}");

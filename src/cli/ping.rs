@@ -18,6 +18,7 @@ use crate::telemetry::Telemetry;
 /// Calls an integrator's endpoints with an empty callback (`[]`), signed and authorized as any other, and says what came of it.
 ///
 /// It carries the header `callback-ping: 1` and tells of no event. This machine calls, with its configuration: not a worker that runs elsewhere.
+/// An endpoint that answers with a 4xx or 5xx may still take callbacks: not each is made for an array without entries.
 #[derive(Debug, clap::Args)]
 pub struct Ping {
     /// The integrator's key.

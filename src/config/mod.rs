@@ -53,7 +53,7 @@ pub use problems::Problems;
 pub use proxy::Proxy;
 pub use source::Source;
 pub use traces::{Collector, Traces};
-pub use units::{parse_duration, parse_rate};
+pub use units::{parse_duration, parse_future, parse_past, parse_rate};
 pub use worker::{Dead, Worker};
 
 /// Everything `callbackd.toml` and its environment overrides say, valid.

@@ -2,6 +2,8 @@
 
 use std::time::Duration;
 
+use crate::domain::time::Timestamp;
+
 /// Units of time, longest first, in milliseconds.
 const TIMES: [(&str, u64); 5] = [("d", 86_400_000), ("h", 3_600_000), ("m", 60_000), ("s", 1000), ("ms", 1)];
 
@@ -15,6 +17,18 @@ const SIZES: [(&str, u64); 4] = [("GiB", 1 << 30), ("MiB", 1 << 20), ("KiB", 1 <
 #[must_use]
 pub fn parse_duration(text: &str) -> Option<Duration> {
     parse(text, &TIMES).map(Duration::from_millis)
+}
+
+/// Reads a time of the past as operators write it: RFC 3339 (without offset: UTC), or so long ago, such as `2h`.
+#[must_use]
+pub fn parse_past(text: &str, now: Timestamp) -> Option<Timestamp> {
+    parse_duration(text).map(|ago| now.minus(ago)).or_else(|| Timestamp::parse(text))
+}
+
+/// The same of a time to come: RFC 3339, or so long from now.
+#[must_use]
+pub fn parse_future(text: &str, now: Timestamp) -> Option<Timestamp> {
+    parse_duration(text).map(|from_now| now.plus(from_now)).or_else(|| Timestamp::parse(text))
 }
 
 /// Reads a whole number with a unit of size into bytes. `None` when it is none, or more than 64 bits.

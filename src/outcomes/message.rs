@@ -181,8 +181,7 @@ impl Outcome {
                 Subject::Endpoint(AboutEndpoint { since: Some(at), until: Some(until), reason: Some(GONE), ..AboutEndpoint::new(endpoint) })
             }
             Fact::CircuitClosed { endpoint, open_for } => {
-                let open_for = i64::try_from(open_for.as_millis()).unwrap_or(i64::MAX);
-                let since = Timestamp::from_millis(at.millis().saturating_sub(open_for));
+                let since = at.minus(open_for);
                 Subject::Endpoint(AboutEndpoint { since: Some(since), ..AboutEndpoint::new(endpoint) })
             }
             Fact::EndpointResumed { endpoint, cause } => {

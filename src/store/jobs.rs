@@ -229,7 +229,7 @@ async fn save(connection: &mut AnyConnection, job: &Job, instance: &str) -> Resu
 }
 
 fn silent_since(now: Timestamp) -> i64 {
-    now.millis().saturating_sub(i64::try_from(SILENCE.as_millis()).unwrap_or(i64::MAX))
+    now.minus(SILENCE).millis()
 }
 
 /// A job as its row tells it; one that a newer version has written and that cannot be read is left out.

@@ -40,7 +40,7 @@ pub(super) async fn trim(
     config: &DeliveryLog,
     now: Timestamp,
 ) -> Result<Trimmed, StoreError> {
-    let before = |kept: Duration| now.millis().saturating_sub(i64::try_from(kept.as_millis()).unwrap_or(i64::MAX));
+    let before = |kept: Duration| now.minus(kept).millis();
     let day = |kept: Duration| before(kept).div_euclid(DAY);
     let mut transaction = within(connection.begin()).await?;
     if matches!(database, Database::Postgres(_)) {

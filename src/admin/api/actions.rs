@@ -12,11 +12,10 @@ use super::answer::{Refusal, Sent, Told, json};
 use super::endpoints::{EndpointShown, Named, millis, shown};
 use super::{Actor, Api};
 use crate::clock;
-use crate::config::parse_duration;
+use crate::config::parse_future;
 use crate::domain::hold::Hold;
 use crate::domain::integrator::Endpoint;
 use crate::domain::names::{EndpointId, IntegratorKey};
-use crate::domain::time::Timestamp;
 use crate::holds::HoldError;
 use crate::telemetry::Fact;
 
@@ -84,7 +83,8 @@ pub(super) async fn resume(State(api): State<Api>, Extension(actor): Extension<A
 }
 
 /// Calls an endpoint with an empty callback (`[]`, signed and authorized as any other, with the header `callback-ping: 1`) and says what
-/// came of it. Counts for no circuit.
+/// came of it. Counts for no circuit. An endpoint that answers with a 4xx or 5xx may still take callbacks: not each is made for an array without
+/// entries.
 #[utoipa::path(post, path = "/api/v1/endpoints/{integrator}/{endpoint}/ping", tag = "endpoints",
     params(("integrator" = String, Path, description = "The integrator's key", example = "acme"), ("endpoint" = String, Path, description = "The endpoint's name", example = "main")),
     responses((status = OK, body = Pong), (status = NOT_FOUND, description = "There is no such endpoint.", body = Told),
@@ -101,7 +101,7 @@ pub(super) async fn ping(State(api): State<Api>, Extension(actor): Extension<Act
 pub(in crate::admin) async fn hold(api: &Api, actor: &Actor, endpoint: &Endpoint, pause: Pause) -> Result<(), Refusal> {
     let bad = |message: &str| Refusal::new(StatusCode::BAD_REQUEST, message);
     let now = clock::now();
-    let until = match pause.until.as_deref().map(|text| time(text, now)) {
+    let until = match pause.until.as_deref().map(|text| parse_future(text, now)) {
         Some(None) => return Err(bad("`until` is neither a time such as 2026-01-31T08:00:00Z nor a duration such as 2h")),
         Some(Some(until)) if until <= now => return Err(bad("`until` has passed")),
         until => until.flatten(),
@@ -151,9 +151,4 @@ fn unheld(error: &HoldError) -> Refusal {
         HoldError::Store(_) => StatusCode::SERVICE_UNAVAILABLE,
     };
     Refusal::new(status, error.to_string())
-}
-
-/// A time as operators write it: RFC 3339, or so long from now.
-fn time(text: &str, now: Timestamp) -> Option<Timestamp> {
-    parse_duration(text).map(|from_now| now.plus(from_now)).or_else(|| Timestamp::parse(text))
 }

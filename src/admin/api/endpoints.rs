@@ -19,7 +19,6 @@ use crate::clock;
 use crate::domain::integrator::{Directory, Endpoint, Topics};
 use crate::domain::lane::Standing as LaneStanding;
 use crate::domain::names::{EndpointId, IntegratorKey};
-use crate::domain::time::Timestamp;
 
 /// Most endpoints of one answer.
 const MOST: usize = 500;
@@ -276,7 +275,7 @@ pub(in crate::admin) fn shown(api: &Api, endpoint: &Endpoint) -> EndpointShown {
         (None, LaneStanding::Doubtful) => (Standing::Doubtful, None, None),
         (None, LaneStanding::Gone { remaining }) => (Standing::Gone, None, Some(now.plus(remaining))),
         (None, LaneStanding::Failing { since, next_try }) => {
-            (Standing::Failing, Some(before(now, since)), next_try.map(|wait| now.plus(wait)))
+            (Standing::Failing, Some(now.minus(since)), next_try.map(|wait| now.plus(wait)))
         }
     };
     EndpointShown {
@@ -334,10 +333,6 @@ fn limit(limit: Option<usize>) -> Option<usize> {
 
 fn bad_limit() -> Refusal {
     Refusal::new(StatusCode::BAD_REQUEST, "`limit` is 1 to 500")
-}
-
-fn before(now: Timestamp, ago: Duration) -> Timestamp {
-    Timestamp::from_millis(now.millis().saturating_sub(i64::try_from(ago.as_millis()).unwrap_or(i64::MAX)))
 }
 
 pub(super) fn millis(duration: Duration) -> u64 {

@@ -10,7 +10,7 @@ use super::Api;
 use super::answer::{Params, Refusal, Told, json};
 use super::endpoints::Named;
 use crate::clock;
-use crate::config::parse_duration;
+use crate::config::parse_past;
 use crate::domain::time::Timestamp;
 use crate::store::entry::What;
 use crate::store::health::{History, Report, Span};
@@ -243,10 +243,9 @@ fn span(when: &When) -> Result<(Span, u32), Refusal> {
 /// A time as operators write it: RFC 3339, or that long ago.
 pub(in crate::admin) fn time(name: &str, text: Option<&str>, now: Timestamp) -> Result<Option<Timestamp>, Refusal> {
     let Some(text) = text.map(str::trim).filter(|text| !text.is_empty()) else { return Ok(None) };
-    let ago = parse_duration(text).and_then(|ago| i64::try_from(ago.as_millis()).ok());
-    let ago = ago.map(|millis| Timestamp::from_millis(now.millis().saturating_sub(millis)));
-    let time = ago.or_else(|| Timestamp::parse(text));
-    time.map(Some).ok_or_else(|| bad(&format!("`{name}` is neither a time such as 2026-01-31T08:00:00Z nor a duration such as 2h")))
+    parse_past(text, now)
+        .map(Some)
+        .ok_or_else(|| bad(&format!("`{name}` is neither a time such as 2026-01-31T08:00:00Z nor a duration such as 2h")))
 }
 
 fn desk(api: &Api) -> Result<&Desk, Refusal> {

@@ -8,7 +8,7 @@ use maud::{Markup, html};
 use serde::Deserialize;
 
 use super::Console;
-use super::page::{Frame, Place, card, fragment, moment, number};
+use super::page::{Frame, Place, card, found_by, fragment, moment, number};
 use crate::admin::access::Actor;
 use crate::admin::api::letters::{Wanted, filter, job_by, looked, queue_by};
 use crate::admin::api::{Params, Refusal, path_of};
@@ -200,12 +200,6 @@ fn row(frame: &Frame, letter: &Letter) -> Markup {
         td.number { (letter.attempts) }
         td { (letter.last_error.as_deref().or(letter.detail.as_deref()).unwrap_or_default()) }
     } }
-}
-
-/// The search for an event.
-pub(super) fn found_by(event: &str, integrator: Option<&str>) -> String {
-    let mut query = url::form_urlencoded::Serializer::new(String::new());
-    query.append_pair("q", event).append_pair("integrator", integrator.unwrap_or_default()).finish()
 }
 
 /// What can be done with all letters that fit.

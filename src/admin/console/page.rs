@@ -149,6 +149,12 @@ pub(super) fn span(millis: u64) -> String {
     }
 }
 
+/// The search for an event.
+pub(super) fn found_by(event: &str, integrator: Option<&str>) -> String {
+    let mut query = url::form_urlencoded::Serializer::new(String::new());
+    query.append_pair("q", event).append_pair("integrator", integrator.unwrap_or_default()).finish()
+}
+
 /// One figure.
 pub(super) fn card(label: &str, value: &str, more: &str) -> Markup {
     html! { div.card { div.label { (label) } div.value { (value) } div.more { (more) } } }

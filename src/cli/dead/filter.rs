@@ -3,7 +3,7 @@
 use clap::ValueEnum;
 
 use crate::cli::CliError;
-use crate::config::{Config, parse_duration};
+use crate::config::{Config, parse_past};
 use crate::domain::time::Timestamp;
 use crate::letters::{Filter, Queue};
 
@@ -85,9 +85,7 @@ impl Selection {
 }
 
 fn time(text: &str, option: &str, now: Timestamp) -> Result<Timestamp, CliError> {
-    let ago = parse_duration(text).and_then(|ago| i64::try_from(ago.as_millis()).ok());
-    let ago = ago.map(|millis| Timestamp::from_millis(now.millis().saturating_sub(millis)));
-    ago.or_else(|| Timestamp::parse(text))
+    parse_past(text, now)
         .ok_or_else(|| CliError::Usage(format!("{option} {text}: neither a time such as 2026-01-31T08:00:00Z nor a duration such as 2h")))
 }
 
