@@ -13,27 +13,9 @@ use lapin::BasicProperties;
 use scene::{LIMIT, Scene, endpoint, event, event_for, integrator};
 use serde_json::Value;
 use sqlx::{Connection as _, Row as _};
-use support::{Answer, Database, Receiver, TcpProxy, eventually};
+use support::{Answer, Database, Receiver, TcpProxy, eventually, with_both};
 
 const DATABASE: &str = "CALLBACKD__DELIVERY_LOG__DATABASE";
-
-/// Runs a test with either database.
-macro_rules! with_both {
-    ($($name:ident),* $(,)?) => {
-        mod sqlite {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(super::Database::sqlite()).await;
-            })*
-        }
-        mod postgres {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(super::Database::postgres().await).await;
-            })*
-        }
-    };
-}
 
 with_both!(
     the_whole_story_of_an_event_is_told_by_its_id_and_by_its_keys,

@@ -22,27 +22,9 @@ use callbackd::store::health::Span;
 use callbackd::store::listing::{Class, Cursor, Filter, Followed, LOOKED_AT_LIMIT, Page};
 use callbackd::store::{Desk, Journal, Reader, StoreError, Writer};
 use callbackd::telemetry::{EventRef, Fact, Observer as _, Place, Telemetry};
-use support::{Database, eventually};
+use support::{Database, eventually, with_both};
 
 const LIMIT: Duration = Duration::from_secs(30);
-
-/// Runs a test with either database.
-macro_rules! with_both {
-    ($($name:ident),* $(,)?) => {
-        mod sqlite {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(super::Database::sqlite()).await;
-            })*
-        }
-        mod postgres {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(super::Database::postgres().await).await;
-            })*
-        }
-    };
-}
 
 with_both!(
     pages_have_each_entry_once_while_others_are_written,

@@ -13,28 +13,10 @@ use callbackd::config::{BrokerUrl, Config, Database as Configured};
 use callbackd::domain::time::Timestamp;
 use callbackd::letters::{Filter, Job, JobId, JobKind, JobSpec, JobState, Jobs, Queue, Refused};
 use callbackd::telemetry::{Fact, Observer, Telemetry};
-use support::{Buried, DEAD, Database, Stage, TcpProxy, assert_numbers, eventually, numbers, publish_poison};
+use support::{Buried, DEAD, Database, Stage, TcpProxy, assert_numbers, eventually, numbers, publish_poison, with_both};
 
 const DUE: &str = "callbacks.compliance.due";
 const SOON: Duration = Duration::from_secs(40);
-
-/// Runs a test with either database.
-macro_rules! with_both {
-    ($($name:ident),* $(,)?) => {
-        mod sqlite {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(super::Database::sqlite()).await;
-            })*
-        }
-        mod postgres {
-            $(#[tokio::test]
-            async fn $name() {
-                super::$name(super::Database::postgres().await).await;
-            })*
-        }
-    };
-}
 
 with_both!(
     the_job_of_a_worker_that_is_gone_is_interrupted_and_any_other_goes_on_with_it,

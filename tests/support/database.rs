@@ -98,3 +98,23 @@ impl Database {
         matches!(self.kind, Kind::Sqlite(_))
     }
 }
+
+/// Makes two tests of each function that takes a [`Database`]: one with SQLite and one with PostgreSQL.
+macro_rules! with_both {
+    ($($name:ident),* $(,)?) => {
+        mod sqlite {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name($crate::support::Database::sqlite()).await;
+            })*
+        }
+        mod postgres {
+            $(#[tokio::test]
+            async fn $name() {
+                super::$name($crate::support::Database::postgres().await).await;
+            })*
+        }
+    };
+}
+
+pub(crate) use with_both;

@@ -3,7 +3,13 @@
 //! Everything is real: RabbitMQ, HTTP, TCP and the built program. Receivers and proxies run on threads of their own, so
 //! a test that blocks its runtime does not hold up what it watches.
 
-#![allow(dead_code, unused_imports, unreachable_pub, reason = "each test file compiles this module for itself and uses a part of it")]
+#![allow(
+    dead_code,
+    unused_imports,
+    unused_macros,
+    unreachable_pub,
+    reason = "each test file compiles this module for itself and uses a part of it"
+)]
 
 mod amqp;
 mod answer;
@@ -25,6 +31,7 @@ pub use amqp::{Amqp, Fetched};
 pub use answer::Answer;
 pub use broker::{Broker, Vhost};
 pub use database::Database;
+pub(crate) use database::with_both;
 pub use embedded::{OwnLog, WORK, config, publisher, subscribe, subscribe_on};
 pub use eventually::{Fact, eventually};
 pub use letters::{Buried, DEAD, Stage, assert_numbers, numbers};
