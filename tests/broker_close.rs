@@ -6,14 +6,33 @@ use std::collections::BTreeSet;
 use std::time::Duration;
 
 use bytes::Bytes;
-use callbackd::broker::{Outgoing, Proof};
+use callbackd::broker::{Outgoing, Proof, connect};
 use futures_util::StreamExt as _;
 use lapin::BasicProperties;
-use support::{Vhost, WORK, config, publisher, subscribe};
+use lapin::options::{BasicConsumeOptions, BasicQosOptions};
+use lapin::types::FieldTable;
+use support::{Buried, DEAD, Stage, Vhost, WORK, config, publisher, subscribe};
 
 const SOON: Duration = Duration::from_secs(60);
 const RUNS: usize = 20;
 const MESSAGES: usize = 3000;
+
+/// The client library keeps a connection for as long as one of its channels lives, wherever that is.
+#[tokio::test]
+async fn what_a_dropped_connection_held_is_back_though_a_channel_of_it_lives() {
+    let stage = Stage::set().await;
+    stage.bury(&Buried::new(1)).await;
+    let connection = connect(&stage.config.broker, "test").await.expect("a connection");
+    let channel = connection.create_channel().await.expect("a channel");
+    channel.basic_qos(1, BasicQosOptions::default()).await.expect("a window");
+    let consume = channel.basic_consume(DEAD.into(), "held".into(), BasicConsumeOptions::default(), FieldTable::default());
+    let mut consumer = consume.await.expect("a consumer");
+    consumer.next().await.expect("a message").expect("a message");
+    assert_eq!(stage.amqp.ready(DEAD).await, 0);
+    drop(connection);
+    stage.amqp.wait_ready(DEAD, 1, SOON).await;
+    drop((consumer, channel));
+}
 
 /// As a worker stops: who takes messages is gone in the same moment in which the subscription is told to cancel.
 #[tokio::test]

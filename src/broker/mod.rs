@@ -23,7 +23,7 @@ mod window;
 mod write_path;
 
 pub use claim::{Claim, Delivered, Proof};
-pub use connection::{BrokerError, connect};
+pub use connection::{BrokerError, OwnedConnection, connect};
 pub(crate) use outlet::{Letterhead, Outlet};
 pub use publisher::{NotPublished, Outgoing, Publisher, Unpublished};
 pub use share::Weight;

@@ -5,7 +5,7 @@ use std::time::Duration;
 
 use lapin::{BasicProperties, Channel, Connection};
 
-use super::connection::{BrokerError, connect, short};
+use super::connection::{BrokerError, OwnedConnection, connect, short};
 use super::publisher::NotPublished;
 use super::verdict::{self, Address, Confirmed};
 use super::write_path::confirming_channel;
@@ -14,7 +14,7 @@ use crate::config::Broker;
 /// A connection with channels that carry one message in flight each: only then is a confirm sure to be that of its
 /// message.
 pub(crate) struct Outlet {
-    connection: Connection,
+    connection: OwnedConnection,
     idle: Mutex<Vec<Channel>>,
     limit: Duration,
 }
@@ -37,7 +37,7 @@ impl Outlet {
     }
 
     /// The connection, for what else is done on it.
-    pub(crate) const fn connection(&self) -> &Connection {
+    pub(crate) fn connection(&self) -> &Connection {
         &self.connection
     }
 

@@ -11,7 +11,7 @@ use tokio::time::Instant;
 use tokio_util::sync::CancellationToken;
 use tokio_util::task::TaskTracker;
 
-use super::connection::{BrokerError, Pause, connect, within};
+use super::connection::{BrokerError, OwnedConnection, Pause, connect, within};
 use super::topology::Topology;
 use super::unblocked::while_unblocked;
 use super::write_path;
@@ -27,7 +27,7 @@ const CLOSE_LIMIT: Duration = Duration::from_secs(2);
 
 /// A connection, with the channels that are free.
 struct Line {
-    connection: Connection,
+    connection: OwnedConnection,
     /// Told when a publish failed: a reason to look whether the connection still lives.
     suspect: Notify,
     idle: Mutex<Vec<Channel>>,
@@ -160,7 +160,7 @@ impl Link {
     }
 
     /// Uses a connection until it ends: with the reason when it was lost or is of no use, without one when we were stopped.
-    async fn serve(&self, connection: Connection, pause: &mut Pause) -> Option<BrokerError> {
+    async fn serve(&self, connection: OwnedConnection, pause: &mut Pause) -> Option<BrokerError> {
         let line = Arc::new(Line { connection, suspect: Notify::new(), idle: Mutex::default() });
         let events = line.connection.events_listener();
         let lost = self.stop.run_until_cancelled(async {

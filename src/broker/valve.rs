@@ -22,10 +22,10 @@ use futures_util::task::AtomicWaker;
 const AHEAD: u64 = 4 << 20;
 
 /// The valve of one connection: one end is in the socket, the other with who takes the messages.
-#[derive(Clone, Default)]
+#[derive(Debug, Clone, Default)]
 pub(super) struct Valve(Arc<State>);
 
-#[derive(Default)]
+#[derive(Debug, Default)]
 struct State {
     /// Bytes read from the socket.
     read: AtomicU64,
@@ -78,14 +78,15 @@ impl Valve {
     }
 
     fn poll_open(&self, context: &Context<'_>) -> Poll<io::Result<()>> {
-        let state = self.state();
-        if state.is_ready() {
-            return state;
-        }
+        // Before the look, also where it is open: a cut must wake who waits for the broker's next word.
         self.0.reader.register(context.waker());
-        self.0.taker.wake();
-        // It may have been opened meanwhile.
-        self.state()
+        let state = self.state();
+        if state.is_pending() {
+            self.0.taker.wake();
+            // It may have been opened meanwhile.
+            return self.state();
+        }
+        state
     }
 }
 

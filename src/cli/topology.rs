@@ -9,7 +9,7 @@ use lapin::types::{FieldTable, ShortString};
 use super::CliError;
 use super::terminal::{Out, line};
 use crate::broker::topology::{Exchange, Object, Queue, Users};
-use crate::broker::{Topology, TopologyError, connect};
+use crate::broker::{OwnedConnection, Topology, TopologyError, connect};
 use crate::config::Config;
 
 /// Shows, makes or exports the exchanges, queues and bindings on the broker.
@@ -119,7 +119,7 @@ async fn show(config: &Config, topology: &Topology, out: Out<'_>) -> Result<(), 
 }
 
 /// Nothing is under way any more: a broker that does not answer costs the limit, and nothing else.
-async fn close(connection: Connection, config: &Config) {
+async fn close(connection: OwnedConnection, config: &Config) {
     let _ = tokio::time::timeout(config.broker.timeout, connection.close(200, "done".into())).await;
 }
 

@@ -17,13 +17,13 @@ use futures_util::StreamExt as _;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{FieldTable, ShortString};
-use lapin::{Channel, Connection, Consumer};
+use lapin::{Channel, Consumer};
 use tokio::time::Instant;
 
 use super::unreadable::{Unreadable, bring_forward, put_behind_returned, put_last};
 use crate::broker::Confirmed;
 use crate::broker::connection::{short, within};
-use crate::broker::{BrokerError, connect};
+use crate::broker::{BrokerError, OwnedConnection, connect};
 use crate::config::Broker;
 
 /// Messages of one window: the most that is in memory at one time. Passes over 20,000 messages took 2.9 to 4.3 s with
@@ -55,7 +55,7 @@ const WRITTEN: Duration = Duration::from_millis(50);
 
 /// A pass over one queue.
 pub(crate) struct Pass {
-    connection: Connection,
+    connection: OwnedConnection,
     queue: ShortString,
     limit: Duration,
     bound: u32,
