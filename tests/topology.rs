@@ -5,17 +5,17 @@ mod support;
 use std::time::Instant;
 
 use callbackd::broker::topology::Object;
-use callbackd::broker::{Topology, TopologyError, connect, headers};
+use callbackd::broker::{OwnedConnection, Topology, TopologyError, connect, headers};
 use callbackd::cli::CliError;
 use callbackd::cli::topology::TopologyCommand;
 use callbackd::config::Config;
 use lapin::options::QueueDeleteOptions;
 use lapin::types::{AMQPValue, FieldTable};
-use lapin::{BasicProperties, Connection, ExchangeKind};
+use lapin::{BasicProperties, ExchangeKind};
 use reqwest::Method;
 use support::{Vhost, config_for, config_with, parsed};
 
-async fn connection(config: &Config) -> Connection {
+async fn connection(config: &Config) -> OwnedConnection {
     connect(&config.broker, "test").await.expect("a connection")
 }
 
@@ -41,7 +41,7 @@ async fn the_broker_keeps_every_argument() {
     let vhost = Vhost::create().await;
     let config = config_for(&vhost);
     let topology = Topology::new(&config);
-    topology.declare(&connection(&config).await, config.broker.timeout).await.expect("declared");
+    topology.declare(&*connection(&config).await, config.broker.timeout).await.expect("declared");
     let definitions = topology.definitions(None);
     let listed = vhost.queues().await;
     assert_eq!(listed.len(), topology.queues().len());
@@ -83,7 +83,7 @@ async fn an_exchange_of_another_type_is_named() {
     let vhost = Vhost::create().await;
     let config = config_for(&vhost);
     vhost.connect().await.declare_exchange("ident.events", ExchangeKind::Fanout).await;
-    let error = Topology::new(&config).declare(&connection(&config).await, config.broker.timeout).await.expect_err("differs");
+    let error = Topology::new(&config).declare(&*connection(&config).await, config.broker.timeout).await.expect_err("differs");
     assert!(matches!(&error, TopologyError::Differs(all) if all[0].object == Object::Exchange("ident.events".to_owned())), "{error:?}");
 }
 
@@ -112,7 +112,7 @@ async fn a_check_lists_all_that_is_missing_and_makes_nothing() {
 async fn an_expired_wait_and_a_rejected_message_arrive_where_the_topology_says() {
     let vhost = Vhost::create().await;
     let config = config_for(&vhost);
-    Topology::new(&config).declare(&connection(&config).await, config.broker.timeout).await.expect("declared");
+    Topology::new(&config).declare(&*connection(&config).await, config.broker.timeout).await.expect("declared");
     let amqp = vhost.connect().await;
     amqp.publish("callbacks.publish", "callbacks.ident.wait.1s", BasicProperties::default(), b"waited").await;
     amqp.publish("ident.events", "any", BasicProperties::default(), b"new").await;
@@ -128,7 +128,7 @@ async fn an_expired_wait_and_a_rejected_message_arrive_where_the_topology_says()
 async fn the_largest_copy_goes_through_the_broker_and_a_wait_queue() {
     let vhost = Vhost::create().await;
     let config = config_for(&vhost);
-    Topology::new(&config).declare(&connection(&config).await, config.broker.timeout).await.expect("declared");
+    Topology::new(&config).declare(&*connection(&config).await, config.broker.timeout).await.expect("declared");
     let filled = |fill: usize| {
         let mut fields = FieldTable::default();
         fields.insert("filler".into(), AMQPValue::LongString("x".repeat(fill).into()));

@@ -112,7 +112,7 @@ fn egress(egress: &Egress) -> Value {
 fn delivery_log(log: &DeliveryLog) -> Value {
     json!({
         "enabled": log.database.is_some(), "database": log.database.as_ref().map(ToString::to_string), "retention": time(log.retention),
-        "search_keys": log.search_keys.names(), "hash_secret": log.hash_secret.as_ref().map(|_| SECRET), "store_payloads": log.stores_payloads,
+        "search_keys": log.search_keys.names().iter().map(|name| &**name).collect::<Vec<_>>(), "hash_secret": log.hash_secret.as_ref().map(|_| SECRET), "store_payloads": log.stores_payloads,
         "payload_retention": time(log.payload_retention), "memory": size(log.memory),
     })
 }

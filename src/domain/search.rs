@@ -2,11 +2,13 @@
 
 use std::borrow::Cow;
 use std::fmt;
+use std::sync::Arc;
 
-use serde::de::{self, Deserializer as _, SeqAccess, Visitor};
+use serde::Deserializer;
+use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::decode::for_each_member;
+use super::decode::Key;
 use super::event::{Content, Event};
 
 /// Most values that one event is found by: each is a row of the delivery log, and an event may hold thousands of records.
@@ -17,13 +19,13 @@ pub const VALUE_LIMIT: usize = 200;
 
 /// The members whose values are keys. Upper and lower case are the same: a record's `customerKey`, a mismatch's `PersonKey`.
 #[derive(Debug, Clone, PartialEq, Eq)]
-pub struct SearchKeys(Vec<String>);
+pub struct SearchKeys(Vec<Arc<str>>);
 
 /// One value that an event is found by.
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub struct SearchKey {
     /// The member, as it is configured.
-    pub name: String,
+    pub name: Arc<str>,
     /// Its text, or its number as it is written.
     pub value: String,
 }
@@ -31,13 +33,13 @@ pub struct SearchKey {
 impl SearchKeys {
     /// These members.
     #[must_use]
-    pub const fn new(names: Vec<String>) -> Self {
-        Self(names)
+    pub fn new(names: Vec<String>) -> Self {
+        Self(names.into_iter().map(Arc::from).collect())
     }
 
     /// Their names.
     #[must_use]
-    pub fn names(&self) -> &[String] {
+    pub fn names(&self) -> &[Arc<str>] {
         &self.0
     }
 
@@ -63,40 +65,101 @@ impl SearchKeys {
     }
 
     fn of_records(&self, records: &str, found: &mut Vec<SearchKey>) {
-        let each = |record: &RawValue| {
-            if record.get().starts_with('{') {
-                self.of_object(record.get(), found);
-            }
-            found.len() < VALUES_LIMIT
-        };
         // Ends with an error when there is enough.
-        let _ = serde_json::Deserializer::from_str(records).deserialize_seq(Records(each));
+        let _ = serde_json::Deserializer::from_str(records).deserialize_seq(Records(Search { names: self, found }));
     }
 
     fn of_object(&self, object: &str, found: &mut Vec<SearchKey>) {
-        let _ = for_each_member(object, |member, raw| {
-            let Some(name) = self.0.iter().find(|name| name.as_bytes().eq_ignore_ascii_case(member)) else { return };
-            let Some(value) = value(raw.get()).filter(|value| !value.is_empty() && value.len() <= VALUE_LIMIT) else { return };
-            if found.len() < VALUES_LIMIT && !found.iter().any(|known| known.value == value) {
-                found.push(SearchKey { name: name.clone(), value: value.into_owned() });
-            }
-        });
+        let _ = Search { names: self, found }.deserialize(&mut serde_json::Deserializer::from_str(object));
     }
 }
 
-/// Hands over one record after the other, as long as more are wanted.
-struct Records<F>(F);
+/// Goes over JSON once, and keeps the values that are keys.
+struct Search<'a> {
+    names: &'a SearchKeys,
+    found: &'a mut Vec<SearchKey>,
+}
 
-impl<'de, F: FnMut(&'de RawValue) -> bool> Visitor<'de> for Records<F> {
+impl Search<'_> {
+    fn keep(&mut self, name: &Arc<str>, raw: &str) {
+        let Some(value) = value(raw).filter(|value| !value.is_empty() && value.len() <= VALUE_LIMIT) else { return };
+        if self.found.len() < VALUES_LIMIT && !self.found.iter().any(|known| known.value == value) {
+            self.found.push(SearchKey { name: Arc::clone(name), value: value.into_owned() });
+        }
+    }
+}
+
+/// One record, or the one object that an event is. What is none of these holds no keys.
+impl<'de> DeserializeSeed<'de> for Search<'_> {
+    type Value = ();
+
+    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
+        deserializer.deserialize_any(self)
+    }
+}
+
+impl<'de> Visitor<'de> for Search<'_> {
+    type Value = ();
+
+    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str("a record")
+    }
+
+    fn visit_map<A: MapAccess<'de>>(mut self, mut members: A) -> Result<(), A::Error> {
+        let names = self.names;
+        while let Some(Key(member)) = members.next_key()? {
+            match names.0.iter().find(|name| name.as_bytes().eq_ignore_ascii_case(&member)) {
+                Some(name) => self.keep(name, members.next_value::<&RawValue>()?.get()),
+                None => drop(members.next_value::<IgnoredAny>()?),
+            }
+        }
+        Ok(())
+    }
+
+    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
+        while items.next_element::<IgnoredAny>()?.is_some() {}
+        Ok(())
+    }
+
+    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_str<E>(self, _: &str) -> Result<(), E> {
+        Ok(())
+    }
+
+    fn visit_unit<E>(self) -> Result<(), E> {
+        Ok(())
+    }
+}
+
+/// One record after the other, as long as more are wanted.
+struct Records<'a>(Search<'a>);
+
+impl<'de> Visitor<'de> for Records<'_> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an array")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(mut self, mut records: A) -> Result<(), A::Error> {
-        while let Some(record) = records.next_element()? {
-            if !(self.0)(record) {
+    fn visit_seq<A: SeqAccess<'de>>(self, mut records: A) -> Result<(), A::Error> {
+        let Search { names, found } = self.0;
+        while records.next_element_seed(Search { names, found: &mut *found })?.is_some() {
+            if found.len() >= VALUES_LIMIT {
                 return Err(de::Error::custom("no more are wanted"));
             }
         }
@@ -130,7 +193,7 @@ mod tests {
 
     #[test]
     fn an_event_is_found_by_the_keys_of_its_records_each_once() {
-        let records = r#"[{"key":"a","customerKey":"c","other":"x"},7,{"customerKey":"c","KEY":"b\u0041","nested":{"key":"no"}}]"#;
+        let records = r#"[{"key":"a","customerKey":"c","other":{"key":[1]}},7,-1,0.5,"key",null,true,["key","no"],{"customerKey":"c","KEY":"b\u0041","nested":{"key":"no"}}]"#;
         let event = format!(r#"{{"integrator":"acme","topic":"complianceRecord","data":{records}}}"#);
         assert_eq!(keys(&event), ["key=a", "customerKey=c", "key=bA"]);
         let mismatch = r#"{"integrator":"acme","topic":"mismatches","data":[{"IdentId":"166","PersonKey":"PERS_7"}]}"#;

@@ -6,6 +6,7 @@
 
 pub mod desk;
 pub mod entry;
+mod file;
 pub mod health;
 pub mod holds;
 mod insert;
@@ -14,11 +15,13 @@ pub mod journal;
 pub mod listing;
 pub mod reader;
 mod schema;
+mod statements;
 pub mod story;
 mod tally;
 #[cfg(test)]
 mod tests;
 mod trim;
+mod value;
 pub mod writer;
 
 use std::time::Duration;
@@ -98,8 +101,6 @@ async fn connect(database: &Database, may_be_made: bool) -> Result<AnyConnection
     let url = schema::url(database, may_be_made)?;
     let options: AnyConnectOptions = url.parse()?;
     let mut connection = within(options.disable_statement_logging().connect()).await?;
-    for statement in schema::set_up(database) {
-        within(sqlx::raw_sql(*statement).execute(&mut connection)).await?;
-    }
+    schema::prepare(database, &mut connection).await?;
     Ok(connection)
 }

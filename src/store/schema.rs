@@ -167,10 +167,12 @@ pub(super) fn url(database: &Database, may_be_made: bool) -> Result<String, Stor
 pub(super) const fn set_up(database: &Database) -> &'static [&'static str] {
     match database {
         Database::Sqlite(_) => {
-            // The first takes hold when the file is made; what is deleted is overwritten, as it is personal data.
+            // Pages, and how they are given back, are settled when a file is made. With pages of 4 KiB writing takes an eighth more CPU; with those of
+            // 16 an event that comes alone writes twice as much. What is deleted is overwritten, as it is personal data.
             &[
-                "PRAGMA auto_vacuum = INCREMENTAL",
                 "PRAGMA busy_timeout = 8000",
+                "PRAGMA page_size = 8192",
+                "PRAGMA auto_vacuum = INCREMENTAL",
                 "PRAGMA journal_mode = WAL",
                 "PRAGMA synchronous = NORMAL",
                 "PRAGMA secure_delete = ON",
@@ -190,17 +192,36 @@ pub(super) async fn make_durable(database: &Database, connection: &mut AnyConnec
     within(sqlx::raw_sql(statement).execute(connection)).await.map(drop)
 }
 
+/// Says on a new connection what is to be said. Where a file turns to write-ahead logging, SQLite itself waits for nobody.
+pub(super) async fn prepare(database: &Database, connection: &mut AnyConnection) -> Result<(), StoreError> {
+    for statement in set_up(database) {
+        let mut pauses = MEANWHILE.into_iter();
+        while let Err(error) = within(sqlx::raw_sql(*statement).execute(&mut *connection)).await {
+            pause_after(error, pauses.next()).await?;
+        }
+    }
+    Ok(())
+}
+
 /// Makes the tables, or brings those of an older version up to date. Several may do so at one time, of this process or of others: who finds
 /// that a table has come into being meanwhile looks again at what is left to do.
 pub(super) async fn migrate(database: &Database, connection: &mut AnyConnection) -> Result<(), StoreError> {
-    for pause in MEANWHILE {
-        match migrate_once(database, connection).await {
-            Ok(()) => return Ok(()),
-            Err(StoreError::Timeout) => return Err(StoreError::Timeout),
-            Err(_) => sleep(pause).await,
+    let mut pauses = MEANWHILE.into_iter();
+    while let Err(error) = migrate_once(database, connection).await {
+        pause_after(error, pauses.next()).await?;
+    }
+    Ok(())
+}
+
+/// A step has failed: time for others to make the file or the tables, and another try, unless it was given up.
+async fn pause_after(error: StoreError, pause: Option<Duration>) -> Result<(), StoreError> {
+    match (error, pause) {
+        (error @ StoreError::Timeout, _) | (error, None) => Err(error),
+        (_, Some(pause)) => {
+            sleep(pause).await;
+            Ok(())
         }
     }
-    migrate_once(database, connection).await
 }
 
 async fn migrate_once(database: &Database, connection: &mut AnyConnection) -> Result<(), StoreError> {

@@ -12,7 +12,8 @@ use std::collections::{BTreeMap, HashMap, VecDeque};
 use std::fmt::Write as _;
 
 use super::entry::{Entry, What};
-use super::insert::{Row, Statement, storable};
+use super::insert::{Row, Table, storable};
+use super::value::Value;
 use crate::domain::names::{EndpointId, IntegratorKey};
 
 /// Milliseconds of a minute.
@@ -45,28 +46,33 @@ pub(super) fn took_columns() -> impl Iterator<Item = String> {
     TOOK.into_iter().map(|most| format!("took_{most}")).chain(["took_more".to_owned()])
 }
 
-/// The table, how many columns are written, and what becomes of a row that is there.
-pub(super) fn table() -> (String, usize, String) {
+/// The table. A row that is there is replaced.
+pub(super) fn table() -> Table {
     let counts: Vec<String> = columns().chain(["left_out", "succeeded_at", "failure"].map(str::to_owned)).collect();
     let set: Vec<String> = counts.iter().map(|column| format!("{column} = excluded.{column}")).collect();
-    (
-        format!("tally (minute, integrator, endpoint, worker, {})", counts.join(", ")),
-        4 + counts.len(),
-        format!("ON CONFLICT (minute, integrator, endpoint, worker) DO UPDATE SET {}", set.join(", ")),
-    )
+    Table {
+        into: format!("tally (minute, integrator, endpoint, worker, {})", counts.join(", ")).into(),
+        columns: 4 + counts.len(),
+        conflict: format!("ON CONFLICT (minute, integrator, endpoint, worker) DO UPDATE SET {}", set.join(", ")).into(),
+    }
 }
 
-/// Binds a row's values in the order of [`table`].
-pub(super) fn bind<'q>(query: Statement<'q>, row: &'q DueRow) -> Statement<'q> {
-    let query = query.bind(row.key.minute).bind(text(row.key.integrator.as_ref().map(IntegratorKey::as_str)));
-    let query = query.bind(text(row.key.endpoint.as_ref().map(EndpointId::as_str))).bind(row.key.worker);
+/// A row's values in the order of [`table`].
+pub(super) fn values(row: &DueRow) -> impl Iterator<Item = Value<'_>> {
+    let Key { minute, integrator, endpoint, worker } = &row.key;
+    let key = [
+        Value::int(*minute),
+        text(integrator.as_ref().map(IntegratorKey::as_str)),
+        text(endpoint.as_ref().map(EndpointId::as_str)),
+        Value::int(*worker),
+    ];
     let counts = row.counts.kinds.iter().chain(&row.counts.classes).chain(&row.counts.took);
-    let query = counts.fold(query, |query, count| query.bind(i64::from(*count)));
-    query.bind(i64::from(row.left_out)).bind(row.counts.succeeded_at).bind(row.counts.failure.as_deref())
+    let rest = [Value::int(row.left_out.into()), Value::Int(row.counts.succeeded_at), Value::maybe(row.counts.failure.as_deref())];
+    key.into_iter().chain(counts.map(|count| Value::int(i64::from(*count)))).chain(rest)
 }
 
-fn text(name: Option<&str>) -> String {
-    name.map_or(Cow::Borrowed(""), storable).into_owned()
+fn text(name: Option<&str>) -> Value<'_> {
+    Value::Text(Some(name.map_or(Cow::Borrowed(""), storable)))
 }
 
 /// The place in [`CLASSES`] of what an attempt ended with.

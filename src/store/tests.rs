@@ -61,7 +61,8 @@ async fn file(folder: &tempfile::TempDir) -> (AnyConnection, Insert) {
     let config = DeliveryLog { database: Some(database.clone()), ..DeliveryLog::off() };
     let mut connection = connect(&database, true).await.unwrap();
     schema::migrate(&database, &mut connection).await.unwrap();
-    (connection, Insert::new(1, &config))
+    let insert = Insert::open(1, &config).unwrap();
+    (connection, insert)
 }
 
 async fn numbers(connection: &mut AnyConnection, sql: &'static str) -> Vec<i64> {

@@ -187,7 +187,8 @@ impl Writing {
             self.ids.worker = register(&mut connection, &self.worker).await?;
             self.tally.begin(self.ids.worker);
         }
-        Ok(Link { connection, insert: Insert::new(self.ids.worker, &self.config) })
+        let insert = Insert::open(self.ids.worker, &self.config)?;
+        Ok(Link { connection, insert })
     }
 
     /// Writes whatever comes until it is told to stop. Room is made first: where the disk is full, nothing could be written before.
@@ -226,7 +227,7 @@ impl Writing {
             // What waits still has places of the time before.
             self.tally.count(&mut self.rows);
             self.tally.begin(worker);
-            link.insert = Insert::new(self.ids.worker, &self.config);
+            link.insert.set_worker(worker);
         }
         let ids = &mut self.ids;
         self.rows.extend(taken.entries.into_iter().map(|entry| Row { id: ids.next(entry.at.millis()), entry, is_counted: false }));
