@@ -11,10 +11,15 @@ use crate::domain::auth::{Auth, AuthFault};
 use crate::domain::integrator::{Directory, Endpoint};
 use crate::domain::sign::SigningSecret;
 use crate::egress::{Egress, Tokens};
+use crate::store::{self, Found};
 use crate::telemetry::Telemetry;
 
 /// What a look that changes nothing does not prove.
 const UNSEEN: &str = "whether what is there has the right arguments and bindings cannot be seen without declaring it";
+
+/// What a log that cannot be written means.
+const WITHOUT_LOG: &str =
+    "the worker delivers all the same, but records nothing and keeps no pauses; to do without, set delivery_log.enabled = false";
 
 /// Endpoints that are asked at one time.
 const AT_ONCE: usize = 16;
@@ -22,7 +27,7 @@ const AT_ONCE: usize = 16;
 /// Says whether the configuration and the integrators' file are good; all that is wrong at once.
 #[derive(Debug, clap::Args)]
 pub struct Check {
-    /// Also ask the broker for its exchanges and queues (not for their arguments, which nobody can see), and each endpoint whether it answers (a HEAD request that says nothing), and token servers for a token
+    /// Also ask the broker for its exchanges and queues (not for their arguments, which nobody can see), the delivery log's database whether this user could write it, each endpoint whether it answers (a HEAD request that says nothing), and token servers for a token. Nothing is made or changed
     #[arg(long)]
     online: bool,
     /// Also print the public key (whpk_...) of each ed25519 signing secret, for the integrator who checks signatures with it
@@ -31,7 +36,7 @@ pub struct Check {
 }
 
 impl Check {
-    /// Loads both files and prints what is in them; with `--online` goes on to broker and endpoints.
+    /// Loads both files and prints what is in them; with `--online` goes on to broker, delivery log and endpoints.
     ///
     /// # Errors
     /// [`CliError::Usage`] with every problem of the configuration, a line each; [`CliError::Failed`] when something that it
@@ -47,14 +52,21 @@ impl Check {
             return Ok(());
         }
         let broker = ask_broker(&config).await;
+        let log = ask_log(&config).await;
         let missing = ask_endpoints(&config, &directory).await?;
-        broker?;
-        match missing {
+        let endpoints = match missing {
             (0, 0) => Ok(()),
             (0, count) => Err(CliError::Failed(format!("no access token for {}", counted(count, "endpoint")))),
             (count, _) => Err(CliError::Failed(format!("no answer from {}", counted(count, "endpoint")))),
-        }
+        };
+        all_of([broker, log, endpoints])
     }
+}
+
+/// All that is wrong, a line each.
+fn all_of(parts: [Result<(), CliError>; 3]) -> Result<(), CliError> {
+    let wrong: Vec<String> = parts.into_iter().filter_map(|part| part.err().map(|error| error.to_string())).collect();
+    if wrong.is_empty() { Ok(()) } else { Err(CliError::Failed(wrong.join("\n"))) }
 }
 
 /// A line for each ed25519 key that signs for an endpoint.
@@ -94,6 +106,22 @@ fn judged(found: Result<usize, TopologyError>, config: &Config) -> Result<String
         }
         Err(wrong) => Err(format!("broker {url}: {wrong}")),
     }
+}
+
+/// Looks whether the delivery log could be written.
+async fn ask_log(config: &Config) -> Result<(), CliError> {
+    let Some(database) = &config.delivery_log.database else {
+        println!("ok: no delivery log, as delivery_log.enabled is false");
+        return Ok(());
+    };
+    let found = match store::check(database).await {
+        Ok(Found::Tables) => "its tables are there",
+        Ok(Found::NoTables) => "it lacks tables, which the first worker makes",
+        Ok(Found::NoFile) => "it does not exist yet; the first worker makes it",
+        Err(error) => return Err(CliError::Failed(format!("delivery_log.database: {database}: {error} ({WITHOUT_LOG})"))),
+    };
+    println!("ok: delivery log {database}: {found}");
+    Ok(())
 }
 
 /// Asks every endpoint and says how many do not answer, and for how many there is no access token.

@@ -1,9 +1,11 @@
 //! The delivery log: what became of each event, in SQLite or PostgreSQL, for whoever is asked about it later.
 //!
 //! One direction: a fact becomes an [`entry::Entry`], the [`journal::Journal`] holds it until the [`writer`] takes it, and the
-//! [`reader`] finds it again: an event's [`story`], a [`listing`] of entries, the [`health`] of endpoints. The [`desk`] does so for many who ask. Nothing that delivers ever waits for any of this: what the database does not take in time is left out
+//! [`reader`] finds it again: an event's [`story`], a [`listing`] of entries, the [`health`] of endpoints. The [`desk`] does so for many who ask, and [`check()`] says
+//! whether there could be a log at all. Nothing that delivers ever waits for any of this: what the database does not take in time is left out
 //! and counted. Nothing depends on it either: the broker has all that delivery needs.
 
+mod check;
 pub mod desk;
 pub mod entry;
 mod file;
@@ -30,6 +32,7 @@ use sqlx::any::AnyConnectOptions;
 use sqlx::{AnyConnection, ConnectOptions as _};
 use tokio::time::timeout;
 
+pub use check::{Found, check};
 pub use desk::Desk;
 pub use holds::HoldTable;
 pub use journal::Journal;
@@ -97,10 +100,14 @@ async fn within<T>(operation: impl Future<Output = Result<T, sqlx::Error>>) -> R
 
 /// Connects to a database; one that `may_be_made` is made where it is missing (a file alone).
 async fn connect(database: &Database, may_be_made: bool) -> Result<AnyConnection, StoreError> {
+    open(&schema::url(database, may_be_made)?, schema::set_up(database)).await
+}
+
+/// Connects, and says what is to be said first.
+async fn open(url: &str, set_up: &'static [&'static str]) -> Result<AnyConnection, StoreError> {
     sqlx::any::install_default_drivers();
-    let url = schema::url(database, may_be_made)?;
     let options: AnyConnectOptions = url.parse()?;
     let mut connection = within(options.disable_statement_logging().connect()).await?;
-    schema::prepare(database, &mut connection).await?;
+    schema::prepare(set_up, &mut connection).await?;
     Ok(connection)
 }

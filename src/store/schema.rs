@@ -4,7 +4,9 @@
 //! own, by day, so that rows of one day lie together: new ones go to one place, and old ones leave from one place.
 
 use std::fs::OpenOptions;
+use std::io::ErrorKind;
 use std::os::unix::fs::{OpenOptionsExt as _, PermissionsExt as _};
+use std::path::Path;
 use std::time::Duration;
 
 use percent_encoding::{AsciiSet, NON_ALPHANUMERIC, utf8_percent_encode};
@@ -134,7 +136,16 @@ CREATE TABLE job (
 );
 ";
 
-/// How long who makes the tables at the same time is waited for. All of them are made within some ten milliseconds.
+/// What makes the tables, in its order: number, name and text.
+const STEPS: [(i64, &str, &str); 4] =
+    [(1, "the delivery log", FIRST), (2, "the tally", TALLY), (3, "jobs", JOBS), (4, "endpoints on hold", HOLDS)];
+
+/// The table in which sqlx keeps which of them were made.
+pub(super) const MIGRATIONS: &str = "_sqlx_migrations";
+
+const LOG_AHEAD: &str = "PRAGMA journal_mode = WAL";
+
+/// How long who makes the file or the tables at the same time is waited for. All of them are made within some ten milliseconds.
 const MEANWHILE: [Duration; 4] =
     [Duration::from_millis(50), Duration::from_millis(100), Duration::from_millis(200), Duration::from_millis(400)];
 
@@ -147,19 +158,50 @@ pub(super) fn url(database: &Database, may_be_made: bool) -> Result<String, Stor
         Database::Postgres(url) => Ok(url.expose_secret().to_owned()),
         Database::Sqlite(path) => {
             if may_be_made {
-                let made = OpenOptions::new().write(true).create(true).truncate(false).mode(0o600).open(path);
-                let file = made.map_err(|error| StoreError::Database(format!("the file cannot be opened: {error}")))?;
-                let mode = file.metadata().map_or(0, |metadata| metadata.permissions().mode() & 0o777);
-                if mode & 0o077 != 0 {
-                    return Err(StoreError::Database(format!("the file is open to others (mode {mode:o}); chmod 600 it")));
-                }
+                make_file(path)?;
+                is_private(path)?;
             } else if !path.exists() {
                 return Err(StoreError::NoFile(path.display().to_string()));
             }
-            let text = path.to_str().ok_or_else(|| StoreError::Database(format!("{} is not UTF-8", path.display())))?;
-            Ok(format!("sqlite:{}?mode=rw", utf8_percent_encode(text, PATH)))
+            Ok(format!("{}?mode=rw", file_url(path)?))
         }
     }
+}
+
+/// The same to look and change nothing. Where no write-ahead log is there, nobody writes, and SQLite is told not to make one.
+pub(super) fn url_to_look(database: &Database) -> Result<String, StoreError> {
+    match database {
+        Database::Postgres(_) => url(database, false),
+        Database::Sqlite(path) => {
+            let mut log = path.clone().into_os_string();
+            log.push("-wal");
+            let immutable = if Path::new(&log).exists() { "" } else { "&immutable=true" };
+            Ok(format!("{}?mode=ro{immutable}", file_url(path)?))
+        }
+    }
+}
+
+fn file_url(path: &Path) -> Result<String, StoreError> {
+    let text = path.to_str().ok_or_else(|| StoreError::Database(format!("{} is not UTF-8", path.display())))?;
+    Ok(format!("sqlite:{}", utf8_percent_encode(text, PATH)))
+}
+
+/// Makes a file where there is none. One that is there must not be opened here: closing it would take from the process all locks that SQLite has on
+/// it (POSIX, `fcntl`), and whoever came and went meanwhile would take the write-ahead log away from under the connections that are open.
+fn make_file(path: &Path) -> Result<(), StoreError> {
+    match OpenOptions::new().write(true).create_new(true).mode(0o600).open(path) {
+        Err(error) if error.kind() != ErrorKind::AlreadyExists => Err(StoreError::Database(format!("the file cannot be made: {error}"))),
+        _ => Ok(()),
+    }
+}
+
+/// Refuses a file that others can read.
+pub(super) fn is_private(path: &Path) -> Result<(), StoreError> {
+    let mode = path.metadata().map_or(0, |metadata| metadata.permissions().mode() & 0o777);
+    if mode & 0o077 != 0 {
+        return Err(StoreError::Database(format!("the file is open to others (mode {mode:o}); chmod 600 it")));
+    }
+    Ok(())
 }
 
 /// What is said on each new connection. With write-ahead logging readers and the writer do not wait for each other; a crash of the machine may
@@ -173,13 +215,21 @@ pub(super) const fn set_up(database: &Database) -> &'static [&'static str] {
                 "PRAGMA busy_timeout = 8000",
                 "PRAGMA page_size = 8192",
                 "PRAGMA auto_vacuum = INCREMENTAL",
-                "PRAGMA journal_mode = WAL",
+                LOG_AHEAD,
                 "PRAGMA synchronous = NORMAL",
                 "PRAGMA secure_delete = ON",
                 "PRAGMA cache_size = -8192",
             ]
         }
         Database::Postgres(_) => &["SET statement_timeout = '9s'", "SET synchronous_commit = off", "SET application_name = 'callbackd'"],
+    }
+}
+
+/// What is said on a connection that is to change nothing.
+pub(super) const fn set_up_to_look(database: &Database) -> &'static [&'static str] {
+    match database {
+        Database::Sqlite(_) => &["PRAGMA busy_timeout = 8000"],
+        Database::Postgres(_) => &["SET statement_timeout = '9s'", "SET application_name = 'callbackd'"],
     }
 }
 
@@ -193,11 +243,11 @@ pub(super) async fn make_durable(database: &Database, connection: &mut AnyConnec
 }
 
 /// Says on a new connection what is to be said. Where a file turns to write-ahead logging, SQLite itself waits for nobody.
-pub(super) async fn prepare(database: &Database, connection: &mut AnyConnection) -> Result<(), StoreError> {
-    for statement in set_up(database) {
-        let mut pauses = MEANWHILE.into_iter();
+pub(super) async fn prepare(set_up: &'static [&'static str], connection: &mut AnyConnection) -> Result<(), StoreError> {
+    for statement in set_up {
+        let mut pauses = if *statement == LOG_AHEAD { MEANWHILE.as_slice() } else { &[] }.iter();
         while let Err(error) = within(sqlx::raw_sql(*statement).execute(&mut *connection)).await {
-            pause_after(error, pauses.next()).await?;
+            pause_after(error, pauses.next().copied()).await?;
         }
     }
     Ok(())
@@ -225,6 +275,15 @@ async fn pause_after(error: StoreError, pause: Option<Duration>) -> Result<(), S
 }
 
 async fn migrate_once(database: &Database, connection: &mut AnyConnection) -> Result<(), StoreError> {
+    let mut migrator = Migrator::with_migrations(migrations(database));
+    // A newer worker may have added to the tables; what it added is not ours to judge.
+    migrator.set_ignore_missing(true);
+    let migrated = timeout(LIMIT, migrator.run_direct(None, connection, false)).await.map_err(|_| StoreError::Timeout)?;
+    migrated.map_err(|error| StoreError::Database(format!("its tables cannot be made or are those of another version: {error}")))
+}
+
+/// The steps in which the tables are made.
+pub(super) fn migrations(database: &Database) -> Vec<Migration> {
     let (number, clustered) = match database {
         Database::Sqlite(_) => ("INTEGER", " WITHOUT ROWID"),
         Database::Postgres(_) => ("BIGINT", ""),
@@ -233,10 +292,15 @@ async fn migrate_once(database: &Database, connection: &mut AnyConnection) -> Re
         let sql = sql.replace("{number}", number).replace("{clustered}", clustered);
         Migration::new(version, name.into(), MigrationType::Simple, AssertSqlSafe(sql).into_sql_str(), false)
     };
-    let all = [(1, "the delivery log", FIRST), (2, "the tally", TALLY), (3, "jobs", JOBS), (4, "endpoints on hold", HOLDS)];
-    let mut migrator = Migrator::with_migrations(all.into_iter().map(migration).collect::<Vec<_>>());
-    // A newer worker may have added to the tables; what it added is not ours to judge.
-    migrator.set_ignore_missing(true);
-    let migrated = timeout(LIMIT, migrator.run_direct(None, connection, false)).await.map_err(|_| StoreError::Timeout)?;
-    migrated.map_err(|error| StoreError::Database(format!("its tables cannot be made or are those of another version: {error}")))
+    STEPS.into_iter().map(migration).collect()
+}
+
+/// The names of all tables.
+pub(super) fn tables() -> impl Iterator<Item = &'static str> {
+    STEPS.into_iter().flat_map(|(_, _, sql)| tables_of(sql))
+}
+
+/// The names of the tables that a step makes.
+pub(super) fn tables_of(sql: &str) -> impl Iterator<Item = &str> {
+    sql.split("CREATE TABLE ").skip(1).filter_map(|rest| rest.split_whitespace().next())
 }
