@@ -13,6 +13,9 @@ use callbackd::config::{BrokerUrl, Config, Database as Configured};
 use callbackd::domain::time::Timestamp;
 use callbackd::letters::{Filter, Job, JobId, JobKind, JobSpec, JobState, Jobs, Queue, Refused};
 use callbackd::telemetry::{Fact, Observer, Telemetry};
+use futures_util::StreamExt as _;
+use lapin::options::{BasicCancelOptions, BasicConsumeOptions, BasicQosOptions};
+use lapin::types::FieldTable;
 use support::{Buried, DEAD, Database, Stage, TcpProxy, assert_numbers, eventually, numbers, publish_poison, with_both};
 
 const DUE: &str = "callbacks.compliance.due";
@@ -131,7 +134,74 @@ async fn a_job_that_saw_an_empty_queue_says_so() {
     let jobs = jobs(&stage);
     let job = jobs.start(replay(5000), "ops").unwrap();
     let job = over(&jobs, &job.id).await;
-    assert!(job.state == JobState::Done && job.note.as_deref().unwrap_or_default().contains("somebody else held"), "{job:?}");
+    assert!(job.state == JobState::Done && job.note.as_deref().unwrap_or_default().contains("the queue was empty"), "{job:?}");
+}
+
+#[tokio::test]
+async fn a_job_on_a_queue_that_another_pass_holds_fails_and_is_resumed_when_that_is_over() {
+    let stage = Stage::set().await;
+    stage.bury_many(6).await;
+    let holder = Holder::of(&stage, 6).await;
+    let jobs = jobs(&stage);
+    let job = jobs.start(replay(5000), "ops").unwrap();
+    let job = over(&jobs, &job.id).await;
+    let why =
+        "somebody else has letters of this queue in hand, so no letter was seen and nothing was done: resume the job when they are through";
+    assert_eq!(job.state, JobState::Failed { why: why.to_owned() }, "{job:?}");
+    assert_eq!((figures(&job), &job.note), ((0, 0, 0), &None));
+    holder.ends(&stage, 6).await;
+    let job = jobs.resume(&job.id, "ops").await.unwrap();
+    let job = over(&jobs, &job.id).await;
+    assert_eq!((&job.state, figures(&job)), (&JobState::Done, (6, 6, 0)), "{job:?}");
+    assert_numbers(&replayed(&stage, 6).await, 1..=6);
+}
+
+#[tokio::test]
+async fn a_job_that_sees_only_what_another_pass_left_says_how_much_it_has_done() {
+    let stage = Stage::set().await;
+    stage.bury_many(6).await;
+    let holder = Holder::of(&stage, 4).await;
+    let jobs = jobs(&stage);
+    let job = jobs.start(replay(5000), "ops").unwrap();
+    let job = over(&jobs, &job.id).await;
+    let JobState::Failed { why } = &job.state else { panic!("{job:?}") };
+    assert!(why.contains("2 are done and others may not have been seen"), "{why}");
+    assert_eq!(figures(&job), (2, 2, 0));
+    holder.ends(&stage, 4).await;
+}
+
+#[tokio::test]
+async fn a_job_waits_for_a_short_look_of_somebody_else() {
+    let stage = Stage::set().await;
+    stage.bury_many(6).await;
+    let holder = Holder::of(&stage, 6).await;
+    let jobs = jobs(&stage);
+    let job = jobs.start(replay(5000), "ops").unwrap();
+    until(&jobs, &job.id, "it works", |job| job.state == JobState::Running).await;
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    holder.ends(&stage, 6).await;
+    let job = over(&jobs, &job.id).await;
+    assert_eq!((&job.state, figures(&job), &job.note), (&JobState::Done, (6, 6, 0), &None), "{job:?}");
+}
+
+/// Has letters in hand as a pass of another process does.
+struct Holder(lapin::Channel);
+
+impl Holder {
+    async fn of(stage: &Stage, count: u16) -> Self {
+        let channel = stage.vhost.connect().await.channel().clone();
+        channel.basic_qos(count, BasicQosOptions::default()).await.unwrap();
+        let consumer = channel.basic_consume(DEAD.into(), "window".into(), BasicConsumeOptions::default(), FieldTable::default());
+        let letters = consumer.await.unwrap().take(usize::from(count)).collect::<Vec<_>>().await;
+        assert!(letters.iter().all(Result::is_ok));
+        channel.basic_cancel("window".into(), BasicCancelOptions::default()).await.unwrap();
+        Self(channel)
+    }
+
+    async fn ends(self, stage: &Stage, count: u32) {
+        self.0.close(200, "done".into()).await.unwrap();
+        stage.amqp.wait_ready(DEAD, count, SOON).await;
+    }
 }
 
 #[tokio::test]

@@ -78,6 +78,8 @@ pub(crate) struct Errand<'a> {
     has_more: bool,
     /// Messages that the pass before has returned.
     left: u32,
+    /// Somebody else may have had letters in hand when the latest pass began.
+    met_others: bool,
     /// A broker that is away is an error, and not a reason for a letter to stay.
     wants_broker: bool,
 }
@@ -100,6 +102,7 @@ pub(crate) async fn run(errand: &mut Errand<'_>, queue: &str) -> Result<Option<U
                 Some(gate) => Some(gate.enter().await),
                 None => None,
             };
+            errand.met_others = false;
             let done = through(&errand.config.broker, queue, errand).await;
             // Whatever was left is still to be done.
             errand.has_more |= done.is_err();
@@ -127,6 +130,7 @@ impl<'a> Errand<'a> {
             fails: Vec::new(),
             has_more: false,
             left: 0,
+            met_others: false,
             wants_broker: false,
         }
     }
@@ -146,6 +150,11 @@ impl<'a> Errand<'a> {
     /// Whether everything was looked at to the end of the queue, and nothing left for later.
     pub(crate) fn is_complete(&self, came_to: &Result<Option<Unreadable>, Broken>) -> bool {
         matches!(came_to, Ok(None)) && !self.has_more
+    }
+
+    /// Whether letters may not have been seen because somebody else had them in hand.
+    pub(crate) const fn met_others(&self) -> bool {
+        self.met_others
     }
 
     /// From now on with this action.
@@ -266,6 +275,7 @@ impl<'a> Errand<'a> {
 
 impl Work for Errand<'_> {
     async fn pass(&mut self, pass: &mut Pass) -> Result<(), Broken> {
+        self.met_others |= pass.met_others();
         self.begin(pass.bound());
         let done = self.all_windows(pass).await;
         self.left = pass.unsettled();

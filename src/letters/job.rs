@@ -111,11 +111,11 @@ pub enum JobState {
     Queued,
     /// It works.
     Running,
-    /// Everything that fits has been looked at.
+    /// Everything that fits has been looked at, and nobody else had letters of the queue in hand.
     Done,
     /// Somebody has ended it. It can be resumed.
     Cancelled,
-    /// It could not go on. It can be resumed.
+    /// It could not go on, or somebody else had letters of its queue in hand, so that not all were seen. It can be resumed.
     Failed {
         /// Why.
         why: String,

@@ -18,6 +18,7 @@ mod progress;
 pub(crate) mod rfc3339;
 mod task;
 mod unreadable;
+mod window;
 
 pub use filter::{BadFilter, Filter, Queue};
 pub use job::{Count, Job, JobId, JobKind, JobSpec, JobState, Progress, Refused};

@@ -17,22 +17,16 @@ use futures_util::StreamExt as _;
 use lapin::message::Delivery;
 use lapin::options::{BasicAckOptions, BasicCancelOptions, BasicConsumeOptions, BasicGetOptions, BasicQosOptions, QueueDeclareOptions};
 use lapin::types::{FieldTable, ShortString};
-use lapin::{Channel, Consumer};
+use lapin::{Channel, Consumer, Queue};
 use tokio::time::Instant;
 
 use super::unreadable::{Unreadable, bring_forward, put_behind_returned, put_last};
+use super::window::{FIRST_WINDOW, Window, next_window};
 use crate::broker::Confirmed;
 use crate::broker::connection::{short, within};
 use crate::broker::{BrokerError, OwnedConnection, connect};
 use crate::config::Broker;
 
-/// Messages of one window: the most that is in memory at one time. Passes over 20,000 messages took 2.9 to 4.3 s with
-/// windows of 200, 500, 2,000 and 5,000 (debug build, busy machine), not clearly less with larger ones, which need more memory.
-const WINDOW: u16 = 500;
-/// The first window: nobody knows yet how large the messages are.
-const FIRST_WINDOW: u16 = 16;
-/// Bytes of body that a window may hold, as far as the window before tells: rejected messages may have up to 128 MiB each.
-const BUDGET: usize = 64 << 20;
 /// After so long without a message we ask whether the queue has run empty: messages expire, and another operator may be at
 /// work.
 const QUIET: Duration = Duration::from_millis(500);
@@ -61,6 +55,8 @@ pub(crate) struct Pass {
     bound: u32,
     /// What was ready in the queue at the start.
     ready: u32,
+    /// At the start, somebody else had messages of the queue in hand, or consumed it.
+    met_others: bool,
     seen: u32,
     settled: u32,
     /// Messages of the next window.
@@ -68,21 +64,6 @@ pub(crate) struct Pass {
     /// Whether it takes all that is there.
     empties: bool,
     windows: Vec<Window>,
-}
-
-/// How many messages the next window may hold after one of so many with so many bytes: eight times as many at most, and so many
-/// that their bodies fit into the budget if they are alike.
-fn next_window(taken: u16, bytes: usize) -> u16 {
-    let average = (bytes / usize::from(taken).max(1)).max(1);
-    let most = taken.max(1).saturating_mul(8).min(WINDOW);
-    u16::try_from(BUDGET / average).unwrap_or(WINDOW).clamp(1, most)
-}
-
-/// Messages in our hands, on a channel of their own.
-struct Window {
-    channel: Channel,
-    unsettled: u32,
-    has_settled: bool,
 }
 
 /// Why a message may leave its queue for good.
@@ -166,7 +147,10 @@ impl Pass {
         if count > 0 {
             pass.wait_until_ready(&pass.channel().await?, count, OTHERS).await?;
         }
-        pass.ready = pass.ready().await?;
+        let consumers;
+        (pass.ready, consumers) = pass.depth().await?;
+        // A quorum queue counts a consumer that was cancelled for as long as it holds messages (RabbitMQ 3.10.8).
+        pass.met_others = consumers > 0;
         pass.bound = pass.ready;
         Ok(pass)
     }
@@ -195,6 +179,7 @@ impl Pass {
             limit,
             bound: 0,
             ready: 0,
+            met_others: false,
             seen: 0,
             settled: 0,
             next: FIRST_WINDOW,
@@ -358,6 +343,11 @@ impl Pass {
         self.bound.saturating_sub(self.settled)
     }
 
+    /// Whether somebody else may have had messages of the queue in hand, which are not seen then.
+    pub(super) const fn met_others(&self) -> bool {
+        self.met_others
+    }
+
     /// Messages that it has seen.
     pub(crate) const fn seen(&self) -> u32 {
         self.seen
@@ -365,11 +355,16 @@ impl Pass {
 
     /// The messages that are ready in the queue.
     async fn ready(&self) -> Result<u32, Broken> {
+        Ok(self.depth().await?.0)
+    }
+
+    /// The same, and those who consume the queue.
+    async fn depth(&self) -> Result<(u32, u32), Broken> {
         // A channel of its own: a queue that is gone closes it.
         let channel = self.channel().await?;
-        let count = self.count(&channel).await?;
+        let queue = self.declared(&channel).await?;
         within(self.limit, "close a channel", channel.close(200, ShortString::from("done"))).await?;
-        Ok(count)
+        Ok((queue.message_count(), queue.consumer_count()))
     }
 
     async fn channel(&self) -> Result<Channel, Broken> {
@@ -377,9 +372,13 @@ impl Pass {
     }
 
     async fn count(&self, channel: &Channel) -> Result<u32, Broken> {
+        Ok(self.declared(channel).await?.message_count())
+    }
+
+    async fn declared(&self, channel: &Channel) -> Result<Queue, Broken> {
         let options = QueueDeclareOptions { passive: true, ..QueueDeclareOptions::default() };
         let declared = channel.queue_declare(self.queue.clone(), options, FieldTable::default());
-        Ok(within(self.limit, "count the messages", declared).await?.message_count())
+        Ok(within(self.limit, "count the messages", declared).await?)
     }
 
     /// The broker answers that a channel is closed before its messages are back in the queue. The next channel's must not

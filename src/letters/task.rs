@@ -6,7 +6,7 @@ use std::time::{Duration, Instant};
 use tokio::time::sleep;
 
 use super::board::Taken;
-use super::errand::{Action, Errand, run};
+use super::errand::{Action, Errand, Tally, run};
 use super::job::{Job, JobKind, JobState};
 use super::jobs::Shared;
 use super::leash::{Leash, Limits};
@@ -28,9 +28,8 @@ const ASK_AGAIN: Duration = Duration::from_secs(2);
 /// What a run came to, and what else is to be known.
 type End = (JobState, Option<String>);
 
-/// What holds letters takes them out of sight, whoever does it.
-const NOTHING_SEEN: &str =
-    "the queue was empty, or somebody else held its letters at that moment: look again, and start the job again if they are still there";
+/// How long a job waits for who else has letters of its queue in hand: a look at many takes some seconds.
+const OTHERS: Duration = Duration::from_secs(10);
 
 /// Works until everything is done, it is told to stop, or it cannot go on.
 pub(super) async fn work(shared: &Shared, taken: &Taken) -> End {
@@ -44,13 +43,14 @@ pub(super) async fn work(shared: &Shared, taken: &Taken) -> End {
     let done = usize::try_from(job.progress.done).unwrap_or(usize::MAX);
     let action = if job.spec.kind == JobKind::Discard { Action::Discard } else { Action::Count };
     let mut errand = Errand::new(&shared.config, filter, action, Leash::new(limits), meter.as_ref()).that_wants_its_broker(done);
-    let mut effort = Effort { last_done: done, since: Instant::now(), pause: Pause::new() };
+    let mut effort = Effort::new(done);
     loop {
         let came_to = once(&mut errand, job, &shared.config).await;
         let tally = errand.tally();
         let has_got_on = effort.has_got_on(tally.done);
-        if errand.is_complete(&came_to) {
-            return (JobState::Done, (tally.seen == 0 && tally.done == 0 && tally.failed == 0).then(|| NOTHING_SEEN.to_owned()));
+        let held_for = effort.held_for(came_to.is_ok() && errand.met_others());
+        if errand.is_complete(&came_to) && held_for.is_none() {
+            return (JobState::Done, (tally.seen == 0 && tally.done == 0 && tally.failed == 0).then(|| "the queue was empty".to_owned()));
         }
         if stop.is_cancelled() {
             return (JobState::Interrupted, None);
@@ -59,6 +59,10 @@ pub(super) async fn work(shared: &Shared, taken: &Taken) -> End {
             return (JobState::Failed { why: format!("more than {MOST_FAILED} letters stay where they are") }, None);
         }
         match came_to {
+            Ok(_) if held_for.is_some_and(|time| time > OTHERS) => return (JobState::Failed { why: held_by_others(tally) }, None),
+            Ok(_) if held_for.is_some() => {
+                stop.run_until_cancelled(sleep(ASK_AGAIN)).await;
+            }
             // What stood behind it has come forward.
             Ok(Some(met)) if met.behind > 0 && has_got_on => {}
             Ok(Some(met)) if met.behind > 0 => return (JobState::Failed { why: met.to_string() }, None),
@@ -71,20 +75,40 @@ pub(super) async fn work(shared: &Shared, taken: &Taken) -> End {
     }
 }
 
+/// Why a job has failed though it did what it could: whoever holds letters takes them out of sight.
+fn held_by_others(tally: Tally) -> String {
+    let come_to = match (tally.seen, tally.done) {
+        (0, 0) => "no letter was seen and nothing was done".to_owned(),
+        (_, done) => format!("{done} are done and others may not have been seen"),
+    };
+    format!("somebody else has letters of this queue in hand, so {come_to}: resume the job when they are through")
+}
+
 /// Whether it gets on.
 struct Effort {
     last_done: usize,
     since: Instant,
+    /// Others have had letters in hand from then on.
+    held_since: Option<Instant>,
     pause: Pause,
 }
 
 impl Effort {
+    fn new(done: usize) -> Self {
+        Self { last_done: done, since: Instant::now(), held_since: None, pause: Pause::new() }
+    }
+
     fn has_got_on(&mut self, done: usize) -> bool {
         let has_got_on = done > self.last_done;
         if has_got_on {
-            *self = Self { last_done: done, since: Instant::now(), pause: Pause::new() };
+            *self = Self::new(done);
         }
         has_got_on
+    }
+
+    fn held_for(&mut self, is_held: bool) -> Option<Duration> {
+        self.held_since = is_held.then(|| self.held_since.unwrap_or_else(Instant::now));
+        self.held_since.map(|since| since.elapsed())
     }
 
     fn is_in_vain(&self) -> bool {
