@@ -20,6 +20,7 @@ use callbackd::domain::time::Timestamp;
 use callbackd::store::entry::What;
 use callbackd::store::health::Span;
 use callbackd::store::listing::{Class, Cursor, Filter, Followed, LOOKED_AT_LIMIT, Page};
+use callbackd::store::reader::{LEAST_LINES, MOST_LINES_IN_ALL};
 use callbackd::store::{Desk, Journal, Reader, StoreError, Writer};
 use callbackd::telemetry::{EventRef, Fact, Observer as _, Place, Telemetry};
 use support::{Database, eventually, with_both};
@@ -39,6 +40,7 @@ with_both!(
     tallies_leave_with_their_entries,
     tables_of_before_are_brought_up_to_date_and_what_they_hold_is_found,
     entries_that_the_tally_left_out_are_found,
+    the_lines_of_an_answer_are_bounded_and_what_is_left_out_is_said,
     a_desk_outlives_its_connections,
 );
 
@@ -476,6 +478,26 @@ async fn entries_that_the_tally_left_out_are_found(database: Database) {
     assert_eq!(all(&mut reader, &Filter { status: Some(200), ..Filter::default() }).await, ["evt-2", "evt-1"]);
     let report = reader.health(around_now(), None).await.unwrap();
     assert_eq!((report.left_out, report.endpoints.len()), (1, 1));
+}
+
+async fn the_lines_of_an_answer_are_bounded_and_what_is_left_out_is_said(database: Database) {
+    const EVENTS: usize = 30;
+    const LINES: usize = 200;
+    let log = Log::open(&database, "one");
+    for _ in 0..LINES {
+        (0..EVENTS).for_each(|event| log.delivered("main", &format!("evt-{event}")));
+    }
+    let config = log.close().await;
+    let mut reader = Reader::open(&config).await.unwrap();
+    // All of them were told by a message with this id.
+    let (stories, has_more) = reader.stories("msg_1", None, 100).await.unwrap();
+    let lines: Vec<usize> = stories.iter().map(|story| story.lines.len()).collect();
+    assert_eq!((stories.len(), has_more), (EVENTS, false));
+    assert_eq!((lines.iter().sum::<usize>(), lines[0], lines[EVENTS - 1]), (MOST_LINES_IN_ALL, LINES, LEAST_LINES), "{lines:?}");
+    assert!(stories.iter().all(|story| story.is_cut == (story.lines.len() < LINES) && story.deliveries.len() == 1), "{lines:?}");
+    // Alone, the one that was cut most is told in full.
+    let (stories, _) = reader.stories(&stories[EVENTS - 1].event_id, None, 100).await.unwrap();
+    assert_eq!((stories[0].lines.len(), stories[0].is_cut), (LINES, false));
 }
 
 async fn a_desk_outlives_its_connections(database: Database) {

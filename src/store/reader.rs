@@ -14,7 +14,13 @@ use crate::config::DeliveryLog;
 use crate::domain::time::Timestamp;
 
 /// Most entries of one event that are read: its attempts are hundreds at most, but it may have been replayed for ever.
-const ENTRIES: i64 = 2000;
+pub const MOST_LINES: usize = 2000;
+
+/// Most entries of all events of one answer: some megabytes.
+pub const MOST_LINES_IN_ALL: usize = 5000;
+
+/// Entries of each event of an answer that are read whatever the others have.
+pub const LEAST_LINES: usize = 50;
 
 const NAMES: &str = "SELECT e.event_id, e.integrator, e.topic, MAX(e.id) AS newest FROM finder f JOIN entry e ON e.id = f.entry \
                      WHERE f.day = $1 AND f.term = $2 AND e.event_id IS NOT NULL AND ($3 = '' OR e.integrator = $3) \
@@ -70,6 +76,7 @@ impl Reader {
     }
 
     /// The stories of the events with this id, this key, or told of by a message with this id: the newest first, at most `limit`; and whether there are more.
+    /// Lines are given out in this order too, so of many events with long stories, the older ones are cut at [`LEAST_LINES`].
     ///
     /// # Errors
     /// The log cannot be read.
@@ -88,8 +95,12 @@ impl Reader {
         let has_more = found.len() > limit;
         found.truncate(limit);
         let mut stories = Vec::new();
+        let (mut left, mut others) = (MOST_LINES_IN_ALL, found.len());
         for (_, name) in found {
-            stories.push(self.story(name).await?);
+            others -= 1;
+            let story = self.story(name, left.saturating_sub(others * LEAST_LINES).clamp(LEAST_LINES, MOST_LINES)).await?;
+            left = left.saturating_sub(story.lines.len());
+            stories.push(story);
         }
         Ok((stories, has_more))
     }
@@ -129,11 +140,13 @@ impl Reader {
         Ok(found)
     }
 
-    async fn story(&mut self, name: Name) -> Result<Story, StoreError> {
+    /// The story of one event, with at most so many of its lines: the newest.
+    async fn story(&mut self, name: Name, most: usize) -> Result<Story, StoreError> {
         let (mut lines, mut keys) = (Vec::new(), Vec::new());
         let term = event_term(&name.event_id);
         for day in self.days() {
-            let left = ENTRIES - i64::try_from(lines.len()).unwrap_or(ENTRIES);
+            // One more, to know whether there are more.
+            let left = i64::try_from(most + 1 - lines.len()).unwrap_or(i64::MAX);
             let query = sqlx::query(LINES).bind(day).bind(term).bind(&name.event_id).bind(&name.integrator).bind(&name.topic).bind(left);
             for row in within(query.fetch_all(&mut self.connection)).await? {
                 if let Some(shown) = row.try_get::<Option<String>, _>("keys")? {
@@ -141,8 +154,12 @@ impl Reader {
                 }
                 lines.push(line(&row)?);
             }
+            if lines.len() > most {
+                break;
+            }
         }
-        let is_cut = lines.len() >= usize::try_from(ENTRIES).unwrap_or(usize::MAX);
+        let is_cut = lines.len() > most;
+        lines.truncate(most);
         lines.reverse();
         let deliveries = deliveries(&lines, clock::now());
         let Name { event_id, integrator, topic } = name;

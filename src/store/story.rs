@@ -18,9 +18,10 @@ pub struct Story {
     pub keys: Vec<String>,
     /// What happened, the oldest first.
     pub lines: Vec<Line>,
-    /// There are older lines than these.
+    /// There are older lines than these. Of one event the newest 2,000 are told, of all events of an answer 5,000, but of each 50 at least: to have more of one,
+    /// ask for it alone, by its id and its integrator.
     pub is_cut: bool,
-    /// Where each delivery stands, by endpoint.
+    /// Where each delivery stands, by endpoint, as far as these lines tell.
     pub deliveries: Vec<Delivery>,
 }
 

@@ -90,6 +90,8 @@ struct Found {
     events: Vec<Story>,
     /// Whether there are more.
     has_more: bool,
+    /// Whether older lines of some of them are left out; `is_cut` of each says of which.
+    is_cut: bool,
 }
 
 /// What was recorded, the newest first: attempts, and what else became of events. A page may be short, or empty, though there are more: `next`
@@ -107,7 +109,8 @@ pub(super) async fn attempts(State(api): State<Api>, Params(wanted): Params<Want
     }
 }
 
-/// What became of events: each attempt in the order of time, where each delivery stands, and what happens next.
+/// What became of events: each attempt in the order of time, where each delivery stands, and what happens next. An answer has at most 5,000 lines: 2,000 of
+/// one event, and 50 of each at least; the events are told in full from the newest on, as far as these lines go.
 #[utoipa::path(get, path = "/api/v1/events", tag = "log", params(Search), responses(
     (status = OK, body = Found),
     (status = BAD_REQUEST, description = "A parameter is no good.", body = Told),
@@ -120,7 +123,10 @@ pub(super) async fn events(State(api): State<Api>, Params(search): Params<Search
         return bad("`limit` is 1 to 100").into_response();
     }
     match stories(&api, &search.q, search.integrator.as_deref(), limit).await {
-        Ok((events, has_more)) => json(StatusCode::OK, &Found { events, has_more }),
+        Ok((events, has_more)) => {
+            let is_cut = events.iter().any(|story| story.is_cut);
+            json(StatusCode::OK, &Found { events, has_more, is_cut })
+        }
         Err(refusal) => refusal.into_response(),
     }
 }
