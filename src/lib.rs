@@ -17,8 +17,9 @@
 //! Around it: [`config`] (raw text in, valid types out), [`telemetry`] (facts in, log lines and metrics out), [`store`] (the delivery log:
 //! facts in, an event's story out), [`outcomes`] (facts in, messages to upstream out), [`traces`] (facts in, spans to a collector out),
 //! [`letters`] (what waits for an operator, and the jobs that replay or discard it), [`holds`] (endpoints that operators have paused), [`admin`]
-//! (probes, metrics, API and console over HTTP, on a thread of its own), [`live`] (what happens right now), [`lifecycle`] (signals), [`pulse`] and
-//! [`supervisor`] (whether it lives, and what systemd is told), [`cli`] (the commands). `src/ARCHITECTURE.md` says why things are as they are.
+//! (probes, metrics, API and console over HTTP), [`live`] (what happens right now), [`lifecycle`] (signals), `side_thread` (the threads of the
+//! log, of outcomes, of traces and of the admin side), [`pulse`] and [`supervisor`] (whether it lives, and what systemd is told), [`cli`] (the
+//! commands). `src/ARCHITECTURE.md` says why things are as they are.
 
 pub mod admin;
 pub mod broker;
@@ -33,6 +34,7 @@ pub mod lifecycle;
 pub mod live;
 pub mod outcomes;
 pub mod pulse;
+mod side_thread;
 pub mod store;
 pub mod supervisor;
 pub mod telemetry;

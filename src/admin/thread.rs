@@ -1,28 +1,22 @@
 //! The thread of the admin side.
 
 use std::io;
-use std::thread;
 use std::time::Duration;
 
 use tokio::net::TcpListener;
-use tokio::runtime;
-use tokio::sync::oneshot;
-use tokio::time::timeout;
 use tokio_util::sync::CancellationToken;
 
 use super::{Api, serve};
 use crate::config::Admin;
 use crate::pulse::Pulse;
+use crate::side_thread::{SideRuntime, SideThread};
 
 /// How long its end is waited for: as long as jobs may take, which begin to end together with the worker.
 const END_LIMIT: Duration = Duration::from_secs(9);
 
 /// The admin side at its work.
 #[derive(Debug)]
-pub struct AdminThread {
-    stop: CancellationToken,
-    ended: oneshot::Receiver<()>,
-}
+pub struct AdminThread(SideThread);
 
 /// Serves the admin side on a thread of its own. Jobs end when the process is told to stop (`stopping`), the rest when [`AdminThread::stop`] is called.
 ///
@@ -31,13 +25,9 @@ pub struct AdminThread {
 pub fn start(listener: TcpListener, config: Admin, api: Api, (pulse, stopping): (Pulse, CancellationToken)) -> io::Result<AdminThread> {
     // Its events come from the runtime that it is registered with.
     let listener = listener.into_std()?;
-    let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-    let listener = {
-        let _there = runtime.enter();
-        TcpListener::from_std(listener)?
-    };
+    let runtime = SideRuntime::new()?;
+    let listener = runtime.make(|| TcpListener::from_std(listener))?;
     let stop = CancellationToken::new();
-    let (end, ended) = oneshot::channel();
     let until = stop.clone();
     let work = async move {
         let following = tokio::spawn({
@@ -53,19 +43,12 @@ pub fn start(listener: TcpListener, config: Admin, api: Api, (pulse, stopping): 
         serve(listener, config, api, pulse, until).await;
         let _ = tokio::join!(following, stopping);
     };
-    thread::Builder::new().name("admin".to_owned()).spawn(move || {
-        runtime.block_on(work);
-        // A look-up of a name may still run, and is not waited for.
-        runtime.shutdown_background();
-        let _ = end.send(());
-    })?;
-    Ok(AdminThread { stop, ended })
+    runtime.start("admin", stop, move || work).map(AdminThread)
 }
 
 impl AdminThread {
     /// Ends it; what it has not answered by then is cut off.
     pub async fn stop(self) {
-        self.stop.cancel();
-        let _ = timeout(END_LIMIT, self.ended).await;
+        self.0.stop(END_LIMIT).await;
     }
 }

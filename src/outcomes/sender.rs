@@ -2,12 +2,9 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use futures_util::future::join_all;
-use tokio::runtime;
-use tokio::sync::oneshot;
 use tokio::time::{sleep, timeout};
 use tokio_util::sync::CancellationToken;
 
@@ -16,6 +13,7 @@ use super::{Outbox, Outcome};
 use crate::broker::connection::Pause;
 use crate::broker::{BrokerError, Letterhead, NotPublished, Outlet, Topology};
 use crate::config::{Broker, Config};
+use crate::side_thread::{SideRuntime, SideThread};
 use crate::telemetry::{Fact, Telemetry};
 
 /// What the connection is called in the broker's lists.
@@ -35,10 +33,7 @@ const LAST_PAUSE: Duration = Duration::from_millis(100);
 
 /// The sender's end of outcomes.
 #[derive(Debug)]
-pub struct Sender {
-    stop: CancellationToken,
-    ended: oneshot::Receiver<()>,
-}
+pub struct Sender(SideThread);
 
 impl Sender {
     /// Starts a sender for the worker of this name, and the outbox that it empties; `None` where outcomes are off. Whether there is a
@@ -61,19 +56,13 @@ impl Sender {
             failing: Cell::new(false),
             refusing: Cell::new(false),
         };
-        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-        let (end, ended) = oneshot::channel();
-        thread::Builder::new().name("outcomes".to_owned()).spawn(move || {
-            runtime.block_on(sending.run());
-            let _ = end.send(());
-        })?;
-        Ok(Some((outbox, Self { stop, ended })))
+        let thread = SideRuntime::new()?.start("outcomes", stop, move || sending.run())?;
+        Ok(Some((outbox, Self(thread))))
     }
 
     /// Publishes what waits and ends; what the broker does not take within [`STOP_LIMIT`] is lost, and counted.
     pub async fn stop(self) {
-        self.stop.cancel();
-        let _ = timeout(STOP_LIMIT + 2 * CLOSE_LIMIT, self.ended).await;
+        self.0.stop(STOP_LIMIT + 2 * CLOSE_LIMIT).await;
     }
 }
 

@@ -1,13 +1,10 @@
 //! Takes what waits in the journal to the database, on a thread of its own.
 
 use std::sync::Arc;
-use std::thread;
 use std::time::{Duration, Instant};
 
 use sqlx::{AnyConnection, Connection as _};
-use tokio::runtime;
-use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::entry::Kept;
@@ -18,6 +15,7 @@ use super::{Journal, StoreError, connect, schema, within};
 use crate::clock;
 use crate::config::{Database, DeliveryLog};
 use crate::domain::time::Timestamp;
+use crate::side_thread::{SideRuntime, SideThread};
 use crate::telemetry::{Fact, Telemetry};
 
 /// How long entries gather before they are written: what is written together shares a transaction, and pages of the index.
@@ -59,10 +57,7 @@ pub(super) const fn first_id(millis: i64) -> i64 {
 
 /// The writer's end of a delivery log.
 #[derive(Debug)]
-pub struct Writer {
-    stop: CancellationToken,
-    ended: oneshot::Receiver<()>,
-}
+pub struct Writer(SideThread);
 
 impl Writer {
     /// Starts a writer, and the journal that it empties; `None` when the log is off. Whether there is a database, it finds out by itself.
@@ -90,19 +85,13 @@ impl Writer {
             trim_after: Instant::now(),
             has_old: true,
         };
-        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-        let (end, ended) = oneshot::channel();
-        thread::Builder::new().name("delivery-log".to_owned()).spawn(move || {
-            runtime.block_on(writing.run());
-            let _ = end.send(());
-        })?;
-        Ok(Some((journal, Self { stop, ended })))
+        let thread = SideRuntime::new()?.start("delivery-log", stop, move || writing.run())?;
+        Ok(Some((journal, Self(thread))))
     }
 
     /// Writes what waits and ends; what the database does not take within [`STOP_LIMIT`] is lost.
     pub async fn stop(self) {
-        self.stop.cancel();
-        let _ = timeout(STOP_LIMIT, self.ended).await;
+        self.0.stop(STOP_LIMIT).await;
     }
 }
 

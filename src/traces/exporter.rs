@@ -2,7 +2,6 @@
 
 use std::cell::Cell;
 use std::sync::Arc;
-use std::thread;
 use std::time::Duration;
 
 use prost::Message as _;
@@ -10,9 +9,7 @@ use reqwest::header::{CONTENT_TYPE, HeaderValue};
 use reqwest::redirect::Policy;
 use reqwest::tls::Version;
 use reqwest::{Client, StatusCode};
-use tokio::runtime;
-use tokio::sync::oneshot;
-use tokio::time::{sleep, timeout};
+use tokio::time::sleep;
 use tokio_util::sync::CancellationToken;
 
 use super::Tracer;
@@ -20,6 +17,7 @@ use super::otlp::{Response, Writer};
 use super::span::Span;
 use crate::config::{Collector, Config, Traces};
 use crate::egress::EgressError;
+use crate::side_thread::{SideRuntime, SideThread};
 use crate::telemetry::{Fact, Telemetry};
 
 /// How long spans gather before they are sent.
@@ -39,10 +37,7 @@ pub const STOP_LIMIT: Duration = Duration::from_secs(2);
 
 /// The exporter's end of traces.
 #[derive(Debug)]
-pub struct Exporter {
-    stop: CancellationToken,
-    ended: oneshot::Receiver<()>,
-}
+pub struct Exporter(SideThread);
 
 /// Why there is no exporter.
 #[derive(Debug, thiserror::Error)]
@@ -74,19 +69,13 @@ impl Exporter {
             failing: Cell::new(false),
             refusing: Cell::new(false),
         };
-        let runtime = runtime::Builder::new_current_thread().enable_all().build()?;
-        let (end, ended) = oneshot::channel();
-        thread::Builder::new().name("traces".to_owned()).spawn(move || {
-            runtime.block_on(exporting.run());
-            let _ = end.send(());
-        })?;
-        Ok(Some((tracer, Self { stop, ended })))
+        let thread = SideRuntime::new()?.start("traces", stop, move || exporting.run())?;
+        Ok(Some((tracer, Self(thread))))
     }
 
     /// Sends what waits and ends; what the collector does not take within [`STOP_LIMIT`] is lost, and counted.
     pub async fn stop(self) {
-        self.stop.cancel();
-        let _ = timeout(STOP_LIMIT + GATHER, self.ended).await;
+        self.0.stop(STOP_LIMIT + GATHER).await;
     }
 }
 
