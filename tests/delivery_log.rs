@@ -438,6 +438,29 @@ async fn the_file_is_for_its_owner_alone_and_outlives_a_kill() {
     assert_eq!(stories(&scene, &database, "evt-2", 1.0).await.len(), 1);
 }
 
+/// As somebody does who looks with `sqlite3`: whoever closes a file last takes its write-ahead log away.
+fn entries_seen_by_another_program(database: &Database) -> String {
+    let python = std::env::var("CALLBACKD_TEST_PYTHON").expect("CALLBACKD_TEST_PYTHON: run `bash tests/run.sh`");
+    let look = "import sqlite3, sys; log = sqlite3.connect(sys.argv[1]); print(log.execute('SELECT COUNT(*) FROM entry').fetchone()[0]); log.close()";
+    let output = Command::new(python).args(["-c", look]).arg(database.file()).output().expect("Python");
+    assert!(output.status.success(), "{}", String::from_utf8_lossy(&output.stderr));
+    String::from_utf8_lossy(&output.stdout).trim().to_owned()
+}
+
+#[tokio::test]
+async fn another_program_that_looks_at_the_file_takes_nothing_away() {
+    let (database, receiver) = (Database::sqlite(), Receiver::start());
+    let integrators = integrator("acme", &[endpoint("main", &receiver.url("/"), "")]);
+    let scene = Scene::start_with(&integrators, &[(DATABASE, &database.url())]).await;
+    for number in 1..=2 {
+        scene.publish(&event(&format!("evt-{number}"))).await;
+        let written = f64::from(number);
+        scene.worker.wait_for_metric("callbackd_delivery_log_entries_total", &[("result", "written")], written, LIMIT).await;
+        assert_eq!(entries_seen_by_another_program(&database), number.to_string());
+        assert!(database.file().with_extension("db-wal").exists(), "the worker still writes to it");
+    }
+}
+
 #[tokio::test]
 async fn what_waits_at_a_stop_is_written() {
     let (database, receiver) = (Database::sqlite(), Receiver::start());

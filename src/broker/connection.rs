@@ -146,7 +146,7 @@ impl Drop for OwnedConnection {
     }
 }
 
-/// The same, and what is read from the broker goes through a valve.
+/// As [`connect`], but what is read from the broker goes through a valve, and who has that ends it.
 pub(super) async fn connect_behind(valve: Valve, broker: &Broker, link: &str) -> Result<Connection, BrokerError> {
     // Another part of the process may have been first: the same provider is then in place already.
     let _ = rustls::crypto::aws_lc_rs::default_provider().install_default();

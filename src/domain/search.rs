@@ -65,8 +65,14 @@ impl SearchKeys {
     }
 
     fn of_records(&self, records: &str, found: &mut Vec<SearchKey>) {
-        // Ends with an error when there is enough.
-        let _ = serde_json::Deserializer::from_str(records).deserialize_seq(Records(Search { names: self, found }));
+        let once = serde_json::Deserializer::from_str(records).deserialize_seq(Records(Search { names: self, found: &mut *found }));
+        if once.is_ok() || found.len() >= VALUES_LIMIT {
+            return;
+        }
+        // A number or a text among the records that nobody can read must not hide those behind it.
+        for record in serde_json::from_str::<Vec<&RawValue>>(records).unwrap_or_default() {
+            self.of_object(record.get(), found);
+        }
     }
 
     fn of_object(&self, object: &str, found: &mut Vec<SearchKey>) {
@@ -193,7 +199,7 @@ mod tests {
 
     #[test]
     fn an_event_is_found_by_the_keys_of_its_records_each_once() {
-        let records = r#"[{"key":"a","customerKey":"c","other":{"key":[1]}},7,-1,0.5,"key",null,true,["key","no"],{"customerKey":"c","KEY":"b\u0041","nested":{"key":"no"}}]"#;
+        let records = r#"[{"key":"a","customerKey":"c","other":{"key":[1]}},7,-1,0.5,"key",null,true,["key","no"],1e999,"\ud800",{"customerKey":"c","KEY":"b\u0041","nested":{"key":"no"}}]"#;
         let event = format!(r#"{{"integrator":"acme","topic":"complianceRecord","data":{records}}}"#);
         assert_eq!(keys(&event), ["key=a", "customerKey=c", "key=bA"]);
         let mismatch = r#"{"integrator":"acme","topic":"mismatches","data":[{"IdentId":"166","PersonKey":"PERS_7"}]}"#;

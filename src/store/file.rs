@@ -1,4 +1,5 @@
-//! Rows into a file, one by one, through a connection of its own that blocks.
+//! Rows into a file, one by one, through a connection of its own that blocks: 8 s for a lock that somebody else holds, and for as long as a disk hangs.
+//! Nothing but the writer's thread waits for that.
 
 use std::path::Path;
 
@@ -6,7 +7,7 @@ use rusqlite::{Connection, OpenFlags, Transaction};
 
 use super::insert::Tables;
 use super::value::Value;
-use super::{StoreError, is_about_values, schema};
+use super::{StoreError, schema};
 use crate::config::Database;
 
 /// The writer's connection to a file, and what it says on it.
@@ -58,9 +59,12 @@ impl File {
     fn insert<'v, V: IntoIterator<Item = Value<'v>>>(&self, sql: &str, rows: impl Iterator<Item = V>) -> Result<(), StoreError> {
         let mut statement = self.connection.prepare(sql)?;
         for row in rows {
-            for (index, value) in row.into_iter().enumerate() {
-                statement.raw_bind_parameter(index + 1, value)?;
+            let mut bound = 0;
+            for value in row {
+                bound += 1;
+                statement.raw_bind_parameter(bound, value)?;
             }
+            debug_assert_eq!(bound, statement.parameter_count(), "a place would keep the value of the row before: {sql}");
             statement.raw_execute()?;
         }
         Ok(())
@@ -72,13 +76,8 @@ impl From<rusqlite::Error> for StoreError {
     fn from(error: rusqlite::Error) -> Self {
         match error {
             rusqlite::Error::SqliteFailure(failure, message) => {
-                let code = failure.extended_code.to_string();
-                if is_about_values(&code) {
-                    return Self::Refused(format!("code {code}"));
-                }
-                Self::Database(format!("{} (code {code})", message.unwrap_or_else(|| failure.to_string())))
+                Self::of_code(&failure.extended_code.to_string(), &message.unwrap_or_else(|| failure.to_string()))
             }
-            rusqlite::Error::ToSqlConversionFailure(_) => Self::Refused("it cannot be sent".to_owned()),
             error => Self::Database(error.to_string()),
         }
     }

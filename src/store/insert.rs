@@ -1,8 +1,7 @@
 //! Entries into rows, all of a batch in one transaction.
 //!
 //! Into PostgreSQL with many rows in each statement, through sqlx, since each statement is a round trip. Into a file row by row, through rusqlite:
-//! sqlx takes as long for handing the 33 values of an event over to SQLite as SQLite does for storing them (2.2 times the CPU for all, measured
-//! on batches of 8,192 entries with both on the same SQLite).
+//! sqlx takes as long for handing the 33 values of an event over to SQLite as SQLite does for storing them.
 
 use std::borrow::Cow;
 
@@ -163,7 +162,7 @@ impl Insert {
     }
 
     /// Writes all of them or none, and with them some of the tally that is to be written: at most [`tally::ROWS`] rows, and one for each minute. A tally
-    /// that the database refuses is given up: it must not cost an entry. Where the database is a file, it blocks.
+    /// that the database refuses is given up: it must not cost an entry. A file has a connection of its own for this, which blocks.
     pub(super) async fn all(&self, connection: &mut AnyConnection, rows: &[Row], tally: &mut Tally) -> Result<(), StoreError> {
         let due = tally.due(tally::ROWS);
         match self.write(connection, rows, &due.rows).await {

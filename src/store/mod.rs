@@ -41,7 +41,7 @@ pub use writer::Writer;
 
 use crate::config::Database;
 
-/// The limit on every single operation on the database.
+/// The limit on every single operation on the database, but for what is written to a file (see [`file`]).
 const LIMIT: Duration = Duration::from_secs(10);
 
 /// Why the delivery log could not be opened, read or written. Shows no value that was to be stored, and no password.
@@ -67,18 +67,19 @@ pub enum StoreError {
     NoFile(String),
 }
 
+impl StoreError {
+    /// What a database says of itself; of what is wrong with values the code alone, as a message may hold them.
+    fn of_code(code: &str, message: &str) -> Self {
+        if is_about_values(code) { Self::Refused(format!("code {code}")) } else { Self::Database(format!("{message} (code {code})")) }
+    }
+}
+
 impl From<sqlx::Error> for StoreError {
     /// Keeps what the database says about itself. PostgreSQL puts values into details, which are left out, but also into the messages
     /// of some data errors: of those the code is enough.
     fn from(error: sqlx::Error) -> Self {
         match error {
-            sqlx::Error::Database(error) => {
-                let code = error.code().unwrap_or_default();
-                if is_about_values(&code) {
-                    return Self::Refused(format!("code {code}"));
-                }
-                Self::Database(format!("{} (code {code})", error.message()))
-            }
+            sqlx::Error::Database(error) => Self::of_code(&error.code().unwrap_or_default(), error.message()),
             sqlx::Error::Configuration(_) => Self::Database("the URL or its parameters are not understood".to_owned()),
             sqlx::Error::Encode(_) | sqlx::Error::Protocol(_) => Self::Refused("it cannot be sent".to_owned()),
             error => Self::Database(error.to_string()),

@@ -32,7 +32,7 @@ fn values_that_are_refused_are_told_from_a_database_that_fails() {
 }
 
 /// A delivered attempt at endpoint `number`, `place` places after [`NOW`].
-fn row(number: usize, place: i64, millis: i64) -> Row {
+pub(super) fn row(number: usize, place: i64, millis: i64) -> Row {
     let kept = Kept { keys: SearchKeys::new(Vec::new()), payloads: false };
     let (id, topic) = (EventId::try_new(format!("evt-{place}")).unwrap(), Topic::try_new("identResult").unwrap());
     let integrator = IntegratorKey::try_new("acme").unwrap();
@@ -56,7 +56,7 @@ fn row(number: usize, place: i64, millis: i64) -> Row {
 }
 
 /// A file with tables, and what writes to it.
-async fn file(folder: &tempfile::TempDir) -> (AnyConnection, Insert) {
+pub(super) async fn file(folder: &tempfile::TempDir) -> (AnyConnection, Insert) {
     let database = Database::Sqlite(folder.path().join("log.db"));
     let config = DeliveryLog { database: Some(database.clone()), ..DeliveryLog::off() };
     let mut connection = connect(&database, true).await.unwrap();
@@ -65,7 +65,7 @@ async fn file(folder: &tempfile::TempDir) -> (AnyConnection, Insert) {
     (connection, insert)
 }
 
-async fn numbers(connection: &mut AnyConnection, sql: &'static str) -> Vec<i64> {
+pub(super) async fn numbers(connection: &mut AnyConnection, sql: &'static str) -> Vec<i64> {
     sqlx::query(sql).fetch_all(connection).await.unwrap().iter().map(|row| row.try_get(0).unwrap()).collect()
 }
 

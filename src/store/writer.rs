@@ -21,7 +21,7 @@ use crate::telemetry::{Fact, Telemetry};
 /// How long entries gather before they are written: what is written together shares a transaction, and pages of the index.
 const GATHER: Duration = Duration::from_millis(500);
 
-/// Most entries of one transaction, a fifth of a second, so that each is short for who else writes to the same file.
+/// Most entries of one transaction, a tenth of a second, so that each is short for who else writes to the same file.
 const BATCH: usize = 8192;
 
 /// The pause after a failure: the first, and the longest.
@@ -117,7 +117,7 @@ struct Writing {
     has_old: bool,
 }
 
-/// A connection, and what is written through it.
+/// A connection for what is not written with a batch, and what writes batches.
 struct Link {
     connection: AnyConnection,
     insert: Insert,
@@ -328,6 +328,21 @@ impl Ids {
 #[cfg(test)]
 mod tests {
     use super::*;
+    use crate::store::tests::{file, numbers, row};
+
+    #[tokio::test]
+    async fn of_a_batch_only_what_is_refused_is_left_out() {
+        let folder = tempfile::tempdir().unwrap();
+        let (mut connection, insert) = file(&folder).await;
+        let trigger = "CREATE TRIGGER refuse BEFORE INSERT ON entry WHEN NEW.endpoint = 'e3' BEGIN SELECT RAISE(ABORT, 'no'); END";
+        sqlx::raw_sql(trigger).execute(&mut connection).await.unwrap();
+        let rows: Vec<Row> = (0..8).map(|number| row(number, i64::try_from(number).unwrap(), 0)).collect();
+        let mut link = Link { connection, insert };
+        let left_out = super::insert(&mut link, &rows, &mut Tally::default()).await.unwrap();
+        let entries = numbers(&mut link.connection, "SELECT COUNT(*) FROM entry").await;
+        let found_by = numbers(&mut link.connection, "SELECT COUNT(DISTINCT entry) FROM finder").await;
+        assert_eq!((left_out, entries, found_by), (1, vec![7], vec![7]));
+    }
 
     #[test]
     fn places_rise_whatever_the_clock_does_and_differ_among_workers() {
