@@ -11,7 +11,7 @@ pub(crate) const ADDED: [&str; 2] = ["instance", "job"];
 /// Labels with a closed set of values, all of which stand in the document.
 const CLOSED: [&str; 8] = ["cause", "class", "kind", "outcome", "reason", "result", "state", "verdict"];
 
-const FUNCTIONS: [&str; 19] = [
+const FUNCTIONS: [&str; 20] = [
     "absent",
     "changes",
     "count",
@@ -24,6 +24,7 @@ const FUNCTIONS: [&str; 19] = [
     "max",
     "max_over_time",
     "min",
+    "min_over_time",
     "rate",
     "sum",
     "time",
