@@ -12,7 +12,7 @@ use std::process::Command;
 use std::time::Duration;
 
 use callbackd::config::{self, DeliveryLog};
-use callbackd::store::{Found, Reader, Writer, check};
+use callbackd::store::{Found, Writer, check};
 use callbackd::telemetry::Telemetry;
 use scene::{Scene, endpoint, integrator};
 use support::{Database, Receiver, eventually, with_both};
@@ -34,7 +34,7 @@ fn configured(database: &Database) -> config::Database {
 async fn writer(database: &Database) -> Writer {
     let log = DeliveryLog { database: Some(configured(database)), ..DeliveryLog::off() };
     let (_, writer) = Writer::start(&log, "worker".to_owned(), &Telemetry::default()).unwrap().unwrap();
-    eventually("there are tables", Duration::from_secs(20), async || Reader::open(&log).await.is_ok()).await;
+    eventually("there are tables", Duration::from_secs(20), async || matches!(check(&configured(database)).await, Ok(Found::Tables))).await;
     writer
 }
 
@@ -59,10 +59,14 @@ fn files(folder: &Path) -> Vec<String> {
     all
 }
 
-/// What is wrong with a log that nobody has open.
-async fn fault(database: &Database) -> String {
+async fn closed(database: &Database) {
     let is_closed = async || !database.is_file() || !database.file().with_extension("db-wal").exists();
     eventually("the file is closed", Duration::from_secs(20), is_closed).await;
+}
+
+/// What is wrong with a log that nobody has open.
+async fn fault(database: &Database) -> String {
+    closed(database).await;
     let before = place(database).await;
     let fault = check(&configured(database)).await.unwrap_err().to_string();
     assert!(place(database).await == before, "something has changed");
@@ -80,6 +84,7 @@ async fn the_tables_of_a_worker_are_found_while_it_runs_and_after_it(database: D
     let writer = writer(&database).await;
     assert_eq!(check(&configured(&database)).await.unwrap(), Found::Tables);
     writer.stop().await;
+    closed(&database).await;
     let before = place(&database).await;
     assert_eq!(check(&configured(&database)).await.unwrap(), Found::Tables);
     assert!(place(&database).await == before, "something has changed");

@@ -4,16 +4,20 @@ use std::fs::{File, OpenOptions};
 use std::io;
 use std::os::unix::fs::OpenOptionsExt as _;
 use std::path::Path;
+use std::time::Duration;
 
 use sqlx::AnyConnection;
 use sqlx::migrate::{AppliedMigration, Migrate as _, MigrateError, Migration};
-use tokio::time::timeout;
+use tokio::time::{sleep, timeout};
 
 use super::schema::{self, MIGRATIONS};
 use super::{LIMIT, StoreError, open, within};
 use crate::config::Database;
 
 const FOREIGN: &str = "its tables are those of another program or version; name a database of its own";
+
+/// How long a worker that makes its tables is given: it takes some ten milliseconds.
+const MEANWHILE: Duration = Duration::from_millis(500);
 
 /// What a writer of a delivery log would find.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
@@ -41,8 +45,18 @@ pub async fn check(database: &Database) -> Result<Found, StoreError> {
     }
     let mut connection = open(&schema::url_to_look(database)?, schema::set_up_to_look(database)).await?;
     may_write(database, &mut connection).await?;
-    let present = present(database, &mut connection).await?;
-    let applied = applied(&present, &mut connection).await?;
+    let found = look(database, &mut connection).await;
+    if found.is_ok() {
+        return found;
+    }
+    // A worker may have been making the tables between two questions.
+    sleep(MEANWHILE).await;
+    look(database, &mut connection).await
+}
+
+async fn look(database: &Database, connection: &mut AnyConnection) -> Result<Found, StoreError> {
+    let present = present(database, connection).await?;
+    let applied = applied(&present, connection).await?;
     judge(&present, &applied, &schema::migrations(database))
 }
 
