@@ -163,6 +163,12 @@ fn every_alert_has_a_runbook_and_every_runbook_an_alert() {
 }
 
 #[test]
+fn the_readme_is_read_in_one_go() {
+    let lines = text("README.md").lines().count();
+    assert!(lines <= 150, "README.md has {lines} lines: what only an operator needs belongs into deploy/README.md");
+}
+
+#[test]
 fn runbooks_name_queries_and_commands_that_exist() {
     let (catalogue, pages) = (catalogue(), files("deploy/runbooks"));
     let all = all_alerts();
