@@ -124,8 +124,8 @@ pub async fn connect(broker: &Broker, link: &str) -> Result<OwnedConnection, Bro
 /// A connection that ends at the latest when this is dropped: what it holds is then back in its queues.
 ///
 /// The library's own close waits for the last of its channels too, and one whose answer never comes is held by the library
-/// itself: of 36 passes that were dropped in the middle on a busy machine, one kept 500 messages, and would have as long as the
-/// process lives (lapin 4.12.3).
+/// itself: in one of 36 runs of a test that drops passes in the middle, on a busy machine, a pass kept 500 messages, and would have
+/// as long as the process lives (lapin 4.12.3).
 #[derive(Debug)]
 pub struct OwnedConnection {
     connection: Connection,
