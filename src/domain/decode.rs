@@ -306,7 +306,7 @@ pub(super) fn for_each_member<'a>(object: &'a str, each: impl FnMut(&[u8], &'a R
 }
 
 /// A member's name; a copy only where it holds an escape.
-pub(super) struct Key<'de>(pub(super) Cow<'de, [u8]>);
+struct Key<'de>(Cow<'de, [u8]>);
 
 impl<'de> de::Deserialize<'de> for Key<'de> {
     fn deserialize<D: de::Deserializer<'de>>(deserializer: D) -> Result<Self, D::Error> {

@@ -4,11 +4,10 @@ use std::borrow::Cow;
 use std::fmt;
 use std::sync::Arc;
 
-use serde::Deserializer;
-use serde::de::{self, DeserializeSeed, IgnoredAny, MapAccess, SeqAccess, Visitor};
+use serde::de::{self, Deserializer as _, SeqAccess, Visitor};
 use serde_json::value::RawValue;
 
-use super::decode::Key;
+use super::decode::for_each_member;
 use super::event::{Content, Event};
 
 /// Most values that one event is found by: each is a row of the delivery log, and an event may hold thousands of records.
@@ -65,107 +64,40 @@ impl SearchKeys {
     }
 
     fn of_records(&self, records: &str, found: &mut Vec<SearchKey>) {
-        let once = serde_json::Deserializer::from_str(records).deserialize_seq(Records(Search { names: self, found: &mut *found }));
-        if once.is_ok() || found.len() >= VALUES_LIMIT {
-            return;
-        }
-        // A number or a text among the records that nobody can read must not hide those behind it.
-        for record in serde_json::from_str::<Vec<&RawValue>>(records).unwrap_or_default() {
-            self.of_object(record.get(), found);
-        }
+        let each = |record: &RawValue| {
+            if record.get().starts_with('{') {
+                self.of_object(record.get(), found);
+            }
+            found.len() < VALUES_LIMIT
+        };
+        // Ends with an error when there is enough.
+        let _ = serde_json::Deserializer::from_str(records).deserialize_seq(Records(each));
     }
 
     fn of_object(&self, object: &str, found: &mut Vec<SearchKey>) {
-        let _ = Search { names: self, found }.deserialize(&mut serde_json::Deserializer::from_str(object));
-    }
-}
-
-/// Goes over JSON once, and keeps the values that are keys.
-struct Search<'a> {
-    names: &'a SearchKeys,
-    found: &'a mut Vec<SearchKey>,
-}
-
-impl Search<'_> {
-    fn keep(&mut self, name: &Arc<str>, raw: &str) {
-        let Some(value) = value(raw).filter(|value| !value.is_empty() && value.len() <= VALUE_LIMIT) else { return };
-        if self.found.len() < VALUES_LIMIT && !self.found.iter().any(|known| known.value == value) {
-            self.found.push(SearchKey { name: Arc::clone(name), value: value.into_owned() });
-        }
-    }
-}
-
-/// One record, or the one object that an event is. What is none of these holds no keys.
-impl<'de> DeserializeSeed<'de> for Search<'_> {
-    type Value = ();
-
-    fn deserialize<D: Deserializer<'de>>(self, deserializer: D) -> Result<(), D::Error> {
-        deserializer.deserialize_any(self)
-    }
-}
-
-impl<'de> Visitor<'de> for Search<'_> {
-    type Value = ();
-
-    fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str("a record")
-    }
-
-    fn visit_map<A: MapAccess<'de>>(mut self, mut members: A) -> Result<(), A::Error> {
-        let names = self.names;
-        while let Some(Key(member)) = members.next_key()? {
-            match names.0.iter().find(|name| name.as_bytes().eq_ignore_ascii_case(&member)) {
-                Some(name) => self.keep(name, members.next_value::<&RawValue>()?.get()),
-                None => drop(members.next_value::<IgnoredAny>()?),
+        let _ = for_each_member(object, |member, raw| {
+            let Some(name) = self.0.iter().find(|name| name.as_bytes().eq_ignore_ascii_case(member)) else { return };
+            let Some(value) = value(raw.get()).filter(|value| !value.is_empty() && value.len() <= VALUE_LIMIT) else { return };
+            if found.len() < VALUES_LIMIT && !found.iter().any(|known| known.value == value) {
+                found.push(SearchKey { name: Arc::clone(name), value: value.into_owned() });
             }
-        }
-        Ok(())
-    }
-
-    fn visit_seq<A: SeqAccess<'de>>(self, mut items: A) -> Result<(), A::Error> {
-        while items.next_element::<IgnoredAny>()?.is_some() {}
-        Ok(())
-    }
-
-    fn visit_bool<E>(self, _: bool) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_i64<E>(self, _: i64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_u64<E>(self, _: u64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_f64<E>(self, _: f64) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_str<E>(self, _: &str) -> Result<(), E> {
-        Ok(())
-    }
-
-    fn visit_unit<E>(self) -> Result<(), E> {
-        Ok(())
+        });
     }
 }
 
-/// One record after the other, as long as more are wanted.
-struct Records<'a>(Search<'a>);
+/// Hands over one record after the other, as long as more are wanted.
+struct Records<F>(F);
 
-impl<'de> Visitor<'de> for Records<'_> {
+impl<'de, F: FnMut(&'de RawValue) -> bool> Visitor<'de> for Records<F> {
     type Value = ();
 
     fn expecting(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str("an array")
     }
 
-    fn visit_seq<A: SeqAccess<'de>>(self, mut records: A) -> Result<(), A::Error> {
-        let Search { names, found } = self.0;
-        while records.next_element_seed(Search { names, found: &mut *found })?.is_some() {
-            if found.len() >= VALUES_LIMIT {
+    fn visit_seq<A: SeqAccess<'de>>(mut self, mut records: A) -> Result<(), A::Error> {
+        while let Some(record) = records.next_element()? {
+            if !(self.0)(record) {
                 return Err(de::Error::custom("no more are wanted"));
             }
         }
